@@ -1,0 +1,381 @@
+//! The byte path: file to request body, response body to file.
+//!
+//! Memory per transfer, whatever the file's size: an upload has at most [`READ_AHEAD`] pieces of
+//! [`PIECE`] bytes in hand, a download at most [`QUEUE`] + 2 buffers of [`WRITE_BUFFER`] bytes: both
+//! below 8 MiB with the connection's own. Buffers are reused.
+//!
+//! Downloads keep data before journal: an extent is told to the protocol only after fdatasync of
+//! the part file. Uploads in place are guarded: the source is checked after each piece was read and
+//! before it is handed on, so the piece whose last byte commits the object leaves only after the
+//! whole file was seen unchanged.
+
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc};
+
+use super::staging::{changed, local};
+use crate::job::step::LocalFault;
+use crate::job::{ChecksumAlgorithm, Fingerprint};
+use crate::ports::{File, NetErrorKind, Ports, ResponseBody};
+
+/// Bytes read from a snapshot at a time.
+const PIECE: u64 = 256 << 10;
+/// Pieces read ahead of the connection.
+const READ_AHEAD: usize = 4;
+/// Bytes gathered before a write.
+const WRITE_BUFFER: usize = 1 << 20;
+/// Full buffers that wait for the disk.
+const QUEUE: usize = 2;
+/// Bytes after which what was written is synced and journaled.
+const SYNC_BYTES: u64 = 8 << 20;
+/// Time after which it is, on slow lines.
+const SYNC_SPAN: Duration = Duration::from_millis(500);
+/// Bytes hashed at a time.
+const HASH_BUFFER: usize = 1 << 20;
+
+/// How far a transfer has come, for people; what counts is in the journal.
+#[derive(Debug, Default)]
+pub struct Progress(AtomicU64);
+
+impl Progress {
+    /// Everything before this offset has been moved.
+    pub fn reached(&self, offset: u64) {
+        self.0.store(offset, Ordering::Relaxed);
+    }
+
+    /// The offset last told.
+    pub fn position(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Keeps disk work of a halted transfer from overlapping with what comes after it: every blocking
+/// call holds it shared until it has really ended, and a new start first takes it alone.
+pub type Gate = Arc<RwLock<()>>;
+
+/// Runs one blocking call on a file of this job.
+pub async fn gated<T: Send + 'static>(
+    ports: &Ports,
+    gate: &Gate,
+    call: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let held: OwnedRwLockReadGuard<()> = Arc::clone(gate).read_owned().await;
+    ports
+        .block(move |_| {
+            let result = call();
+            drop(held);
+            result
+        })
+        .await
+}
+
+/// Where a failing body leaves its reason: the connection only sees a broken stream.
+pub type FaultSlot = Arc<Mutex<Option<LocalFault>>>;
+
+/// Takes the reason, if there is one.
+pub fn take_fault(slot: &FaultSlot) -> Option<LocalFault> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// A range of a snapshot on its way into a request.
+pub struct Upload {
+    /// The snapshot.
+    pub file: Arc<dyn File>,
+    /// The bytes to send.
+    pub range: Range<u64>,
+    /// For a source in place: what it must still be.
+    pub guard: Option<Fingerprint>,
+    /// Told as pieces are handed to the connection.
+    pub progress: Arc<Progress>,
+    /// Told when the file fails.
+    pub fault: FaultSlot,
+}
+
+impl Upload {
+    /// The range as a stream of pieces.
+    pub fn into_stream(self, ports: Ports) -> BoxStream<'static, io::Result<Bytes>> {
+        let Self { file, range, guard, progress, fault } = self;
+        let pool = Pool::default();
+        let count = (range.end - range.start).div_ceil(PIECE);
+        let mut reached = range.start;
+        futures_util::stream::iter(0..count)
+            .map(move |index| {
+                let start = range.start + index * PIECE;
+                let piece = start..(start + PIECE).min(range.end);
+                let (file, pool, ports) = (Arc::clone(&file), pool.clone(), ports.clone());
+                let fault = Arc::clone(&fault);
+                async move {
+                    let read = ports.block(move |_| Ok(read_piece(&*file, &piece, guard.as_ref(), &pool))).await?;
+                    read.map_err(|why| {
+                        let error = io::Error::other(format!("{why:?}"));
+                        *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                        error
+                    })
+                }
+            })
+            .buffered(READ_AHEAD)
+            .inspect(move |piece| {
+                if let Ok(piece) = piece {
+                    reached += piece.len() as u64;
+                    progress.reached(reached);
+                }
+            })
+            .boxed()
+    }
+}
+
+fn read_piece(
+    file: &dyn File,
+    piece: &Range<u64>,
+    guard: Option<&Fingerprint>,
+    pool: &Pool,
+) -> Result<Bytes, LocalFault> {
+    let mut buffer = pool.take((piece.end - piece.start) as usize);
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let got = file
+            .read_at(&mut buffer[filled..], piece.start + filled as u64)
+            .map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+        if got == 0 {
+            return Err(LocalFault::SourceChanged("it became shorter under way".to_owned()));
+        }
+        filled += got;
+    }
+    if let Some(expected) = guard {
+        let now = file.fingerprint().map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+        if !now.same_content(expected) {
+            return Err(changed(expected, &now));
+        }
+    }
+    Ok(Bytes::from_owner(Pooled { buffer, pool: pool.clone() }))
+}
+
+/// Buffers that come back when the connection has sent them: fresh ones for every piece cost more
+/// than the copying.
+#[derive(Clone, Default)]
+struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Pool {
+    fn take(&self, len: usize) -> Vec<u8> {
+        let mut buffer = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        buffer.resize(len, 0);
+        buffer
+    }
+}
+
+struct Pooled {
+    buffer: Vec<u8>,
+    pool: Pool,
+}
+
+impl AsRef<[u8]> for Pooled {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+/// A response body on its way into a part file.
+pub struct Download {
+    /// The part file.
+    pub file: Arc<dyn File>,
+    /// First byte's place.
+    pub offset: u64,
+    /// Bytes to take, when known.
+    pub limit: Option<u64>,
+    /// Told as bytes arrive.
+    pub progress: Arc<Progress>,
+    /// The job's gate.
+    pub gate: Gate,
+}
+
+/// How a body ended.
+#[derive(Debug)]
+pub enum End {
+    /// All of it is durable; the last extent.
+    Whole(Range<u64>),
+    /// It broke off; the last extent that is durable (may be empty), and how.
+    Lost(Range<u64>, NetErrorKind, String),
+    /// The part file failed; what was told before is durable.
+    Fault(LocalFault),
+}
+
+impl Download {
+    /// Stores the body; `synced` is told each extent that has become durable on the way.
+    pub async fn run(
+        self,
+        ports: &Ports,
+        mut body: Box<dyn ResponseBody>,
+        synced: impl FnMut(Range<u64>) + Send,
+    ) -> End {
+        let Self { file, offset, limit, progress, gate } = self;
+        // Whatever lies past the journaled extents is not trusted, and must not outlive the end.
+        let cut = Arc::clone(&file);
+        if let Err(error) = gated(ports, &gate, move || cut.set_len(offset)).await {
+            return End::Fault(local(&error));
+        }
+        let (full, queue) = mpsc::channel(QUEUE);
+        let (empty, spare) = mpsc::channel(QUEUE + 2);
+        let reader = read_body(&mut *body, offset, limit, &progress, full, spare, ports);
+        let writer = Writer { ports, gate: &gate, file, position: offset, synced_to: offset, synced };
+        let (ended, written) = futures_util::future::join(reader, writer.run(queue, empty)).await;
+        match (written, ended) {
+            (Err(error), _) => End::Fault(part_fault(&error)),
+            (Ok(extent), Ok(())) => End::Whole(extent),
+            (Ok(extent), Err(lost)) => End::Lost(extent, lost.kind, lost.message),
+        }
+    }
+}
+
+/// A failed write or fsync of a part file: its pages may be gone, so only what was synced before
+/// counts, and the next attempt writes from there.
+fn part_fault(error: &io::Error) -> LocalFault {
+    match local(error) {
+        LocalFault::Fatal(why) => LocalFault::Transient(why),
+        other => other,
+    }
+}
+
+async fn read_body(
+    body: &mut dyn ResponseBody,
+    offset: u64,
+    limit: Option<u64>,
+    progress: &Progress,
+    full: mpsc::Sender<Vec<u8>>,
+    mut spare: mpsc::Receiver<Vec<u8>>,
+    ports: &Ports,
+) -> Result<(), crate::ports::NetError> {
+    let mut buffer = Vec::with_capacity(WRITE_BUFFER);
+    let mut handed_over = ports.clock.elapsed();
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut reached = offset;
+    let ended = loop {
+        if left == 0 {
+            break Ok(());
+        }
+        let mut chunk = match body.chunk().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) if limit.is_some() => {
+                let message = format!("the body ended {left} bytes early");
+                break Err(crate::ports::NetError { kind: NetErrorKind::Broken, message });
+            }
+            Ok(None) => break Ok(()),
+            Err(lost) => break Err(lost),
+        };
+        if chunk.len() as u64 > left {
+            chunk.truncate(left as usize);
+        }
+        left -= chunk.len() as u64;
+        reached += chunk.len() as u64;
+        progress.reached(reached);
+        while !chunk.is_empty() {
+            let room = WRITE_BUFFER - buffer.len();
+            buffer.extend_from_slice(&chunk.split_to(room.min(chunk.len())));
+            let now = ports.clock.elapsed();
+            if buffer.len() == WRITE_BUFFER || now.saturating_sub(handed_over) >= SYNC_SPAN {
+                handed_over = now;
+                let next = spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(WRITE_BUFFER));
+                if full.send(std::mem::replace(&mut buffer, next)).await.is_err() {
+                    // The writer failed, and says why.
+                    return Ok(());
+                }
+            }
+        }
+    };
+    if !buffer.is_empty() {
+        let _writer_failed = full.send(buffer).await;
+    }
+    ended
+}
+
+struct Writer<'a, S> {
+    ports: &'a Ports,
+    gate: &'a Gate,
+    file: Arc<dyn File>,
+    position: u64,
+    synced_to: u64,
+    synced: S,
+}
+
+impl<S: FnMut(Range<u64>) + Send> Writer<'_, S> {
+    /// Writes until the queue ends; gives the last extent, durable but not yet told.
+    async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Vec<u8>>,
+        empty: mpsc::Sender<Vec<u8>>,
+    ) -> io::Result<Range<u64>> {
+        let mut synced_at = self.ports.clock.elapsed();
+        while let Some(buffer) = queue.recv().await {
+            let (file, position) = (Arc::clone(&self.file), self.position);
+            self.position += buffer.len() as u64;
+            let mut buffer = gated(self.ports, self.gate, move || {
+                file.write_all_at(&buffer, position)?;
+                Ok(buffer)
+            })
+            .await?;
+            buffer.clear();
+            let _reader_is_done = empty.try_send(buffer);
+            let now = self.ports.clock.elapsed();
+            if self.position - self.synced_to >= SYNC_BYTES || now.saturating_sub(synced_at) >= SYNC_SPAN {
+                let extent = self.sync().await?;
+                (self.synced)(extent);
+                synced_at = now;
+            }
+        }
+        self.sync().await
+    }
+
+    async fn sync(&mut self) -> io::Result<Range<u64>> {
+        let file = Arc::clone(&self.file);
+        gated(self.ports, self.gate, move || file.sync_data()).await?;
+        let extent = self.synced_to..self.position;
+        self.synced_to = self.position;
+        Ok(extent)
+    }
+}
+
+/// Hashes a range of a file, a buffer at a time, so that a halt is heard in between.
+pub async fn hash(
+    ports: &Ports,
+    file: &Arc<dyn File>,
+    range: Range<u64>,
+    algorithm: ChecksumAlgorithm,
+) -> io::Result<Vec<u8>> {
+    use sha1::Digest as _;
+    let mut hasher: Box<dyn sha2::digest::DynDigest + Send> = match algorithm {
+        ChecksumAlgorithm::Sha1 => Box::new(sha1::Sha1::new()),
+        ChecksumAlgorithm::Sha256 => Box::new(sha2::Sha256::new()),
+        ChecksumAlgorithm::Sha512 => Box::new(sha2::Sha512::new()),
+    };
+    let mut offset = range.start;
+    let mut buffer = vec![0; HASH_BUFFER];
+    while offset < range.end {
+        let file = Arc::clone(file);
+        let want = HASH_BUFFER.min((range.end - offset) as usize);
+        let (got, back_hasher, back_buffer) = ports
+            .block(move |_| {
+                let got = file.read_at(&mut buffer[..want], offset)?;
+                hasher.update(&buffer[..got]);
+                Ok((got, hasher, buffer))
+            })
+            .await?;
+        (hasher, buffer) = (back_hasher, back_buffer);
+        if got == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was hashed"));
+        }
+        offset += got as u64;
+    }
+    Ok(hasher.finalize().into_vec())
+}
