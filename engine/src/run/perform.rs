@@ -232,7 +232,8 @@ impl Hand {
             Deed::Truncate { part, len } => {
                 let part = known(part)?;
                 self.local(move |disk| {
-                    let file = staging::open_part(disk, &part, 0)?;
+                    // A file shorter than this would be filled with zeros: it has lost bytes that were durable.
+                    let file = staging::open_part(disk, &part, len)?;
                     let cut = file.set_len(len).and_then(|()| file.sync_all());
                     cut.map_err(|error| staging::local(&error))
                 })
