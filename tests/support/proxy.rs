@@ -320,11 +320,11 @@ fn pump(pair: &Pair, shared: &Shared, way: Way) {
             Ok(read) => read,
             Err(_) => return pair.end(true),
         };
-        while pair.stalled.load(Ordering::SeqCst) {
-            if pair.over.load(Ordering::SeqCst) {
-                return;
-            }
+        while pair.stalled.load(Ordering::SeqCst) && !pair.over.load(Ordering::SeqCst) {
             thread::sleep(LOOK);
+        }
+        if pair.over.load(Ordering::SeqCst) {
+            return;
         }
         lane.pace(read as u64);
         if pair.write(to, &block[..read]).is_err() {

@@ -41,7 +41,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, IF_RANGE, RA
 use http::{HeaderMap, HeaderValue, Method};
 
 use self::state::Likeness;
-pub use self::state::{Check, Partial, State, Tally, Validator, Version};
+pub use self::state::{Check, Partial, State, Tally, Version};
 use super::wire::{self, ContentRange, Verdict};
 use super::{Body, Effect, Facts, Input, Next, Protocol, Reply, Retry, Send, Sink, Step, StepError};
 use crate::job::{Checksum, ChecksumAlgorithm, Direction, FailCause, Proof, SuspendCause};

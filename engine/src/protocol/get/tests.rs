@@ -5,6 +5,7 @@ use http::{HeaderName, StatusCode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::state::Validator;
 use super::*;
 use crate::job::Token;
 use crate::ports::{NetErrorKind, WallMs};

@@ -1,0 +1,374 @@
+//! What outlives the process under test: time, chance, the trace, and the instant of the next crash.
+//!
+//! ```text
+//! port ─▶ World::enter ─▶ the act ─▶ World::leave          each of the two may be the crash:
+//!             └── dead: refused, without effect ──┘        from there on this life touches nothing
+//! ```
+//!
+//! Everything of one seed runs on one thread; the locks are there because ports must be `Sync`.
+
+#![expect(clippy::disallowed_methods, reason = "tokio's clock is virtual here")]
+
+use std::fmt;
+use std::future::pending;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use longhaul::sim::{BoxFuture, Clock, Entropy, WallMs};
+use longhaul_journal::mem::MemDisk;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::fault::{Fault, Rates, Tally};
+use super::fs::Fs;
+use super::get::Shelf;
+use super::rng::Rng;
+use super::tus::Tus;
+
+/// The wall clock's value at the start of a simulation.
+const EPOCH_MS: u64 = 1_800_000_000_000;
+const DAY_MS: i64 = 24 * 3600 * 1000;
+
+/// How a life of the process ends before its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Kill,
+    Cut,
+}
+
+/// Everything but the process.
+pub struct World {
+    pub fs: Mutex<Fs>,
+    pub tus: Mutex<Tus>,
+    pub shelf: Mutex<Shelf>,
+    pub journal: MemDisk,
+    inner: Mutex<Inner>,
+    /// Number of the life whose ports still work; a crash makes it one more.
+    life: AtomicU64,
+    crashed: Notify,
+}
+
+struct Inner {
+    rng: Rng,
+    rates: Rates,
+    tally: Tally,
+    trace: Trace,
+    violations: Vec<String>,
+    base: Duration,
+    started: Option<Instant>,
+    wall_offset_ms: i64,
+    fuse: Option<(u64, End)>,
+    open: bool,
+    poisoned: bool,
+    quiet: bool,
+}
+
+/// What happened, as a hash and, when asked for, in words.
+struct Trace {
+    hash: u64,
+    print: bool,
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a process that is dead gets from every port.
+pub fn dead() -> io::Error {
+    io::Error::other("the process is dead")
+}
+
+impl World {
+    pub fn new(seed: u64, print: bool) -> Arc<Self> {
+        let mut rng = Rng::new(seed);
+        let rates = Rates::draw(&mut rng);
+        let inner = Inner {
+            rates,
+            tally: Tally::default(),
+            trace: Trace { hash: 0xcbf2_9ce4_8422_2325, print },
+            violations: Vec::new(),
+            base: Duration::from_secs(1),
+            started: None,
+            wall_offset_ms: 0,
+            fuse: None,
+            open: false,
+            poisoned: false,
+            quiet: false,
+            rng: Rng::new(rng.bits()),
+        };
+        Arc::new(Self {
+            fs: Mutex::new(Fs::draw(&mut rng)),
+            tus: Mutex::new(Tus::draw(&mut rng)),
+            shelf: Mutex::default(),
+            journal: MemDisk::new(),
+            inner: Mutex::new(inner),
+            life: AtomicU64::new(0),
+            crashed: Notify::new(),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        lock(&self.inner)
+    }
+
+    /// Chance, in the order in which things happen.
+    pub fn rng<T>(&self, draw: impl FnOnce(&mut Rng) -> T) -> T {
+        draw(&mut self.inner().rng)
+    }
+
+    /// Whether a fault fires here and now; counted if it does.
+    pub fn fires(&self, fault: Fault) -> bool {
+        let mut inner = self.inner();
+        let rate = inner.rates.of(fault);
+        let fires = !inner.quiet && rate > 0 && inner.rng.chance(rate);
+        drop(inner);
+        if fires {
+            self.count(fault);
+        }
+        fires
+    }
+
+    pub fn count(&self, fault: Fault) {
+        self.note(format_args!("  ! {fault:?}"));
+        *self.inner().tally.faults.entry(fault).or_default() += 1;
+    }
+
+    pub fn tally<T>(&self, change: impl FnOnce(&mut Tally) -> T) -> T {
+        change(&mut self.inner().tally)
+    }
+
+    /// One line of the trace.
+    pub fn note(&self, what: fmt::Arguments<'_>) {
+        let now = self.now();
+        let line = format!("{:>9.3} {what}", now.as_secs_f64());
+        let mut inner = self.inner();
+        for &byte in line.as_bytes() {
+            inner.trace.hash = (inner.trace.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if inner.trace.print {
+            println!("{line}");
+        }
+    }
+
+    pub fn trace_hash(&self) -> u64 {
+        self.inner().trace.hash
+    }
+
+    /// An invariant is broken.
+    pub fn violate(&self, what: impl Into<String>) {
+        let what = what.into();
+        self.note(format_args!("VIOLATION {what}"));
+        let mut inner = self.inner();
+        if inner.violations.len() < 20 {
+            inner.violations.push(what);
+        }
+    }
+
+    pub fn violations(&self) -> Vec<String> {
+        self.inner().violations.clone()
+    }
+
+    /// No more faults from here on.
+    pub fn quiet(&self) {
+        self.note(format_args!("-- quiet"));
+        self.inner().quiet = true;
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.inner().quiet
+    }
+
+    /// Virtual time since the start of the simulation, over all lives.
+    pub fn now(&self) -> Duration {
+        let inner = self.inner();
+        inner.base + inner.started.map_or(Duration::ZERO, |started| started.elapsed())
+    }
+
+    /// The time as the rest of the world has it: no jumps.
+    pub fn true_wall(&self) -> WallMs {
+        WallMs(EPOCH_MS + self.now().as_millis() as u64)
+    }
+
+    /// The time as this machine has it.
+    pub fn wall(&self) -> WallMs {
+        let offset = self.inner().wall_offset_ms;
+        WallMs(self.true_wall().0.saturating_add_signed(offset))
+    }
+
+    pub fn wall_ns(&self) -> i128 {
+        let ns = i128::from(self.now().subsec_nanos() % 1_000_000);
+        i128::from(self.wall().0) * 1_000_000 + ns
+    }
+
+    /// Starts a life; to be called inside of its runtime.
+    pub fn begin_life(&self, fuse: Option<(u64, End)>) -> u64 {
+        let mut inner = self.inner();
+        inner.started = Some(Instant::now());
+        (inner.fuse, inner.open, inner.poisoned) = (fuse, false, false);
+        inner.tally.lives += 1;
+        drop(inner);
+        let life = self.life.load(Relaxed);
+        self.note(format_args!("== life {life}, fuse {fuse:?}"));
+        life
+    }
+
+    /// The session is open: what crashes from here on does not crash in recovery.
+    pub fn opened(&self) {
+        self.inner().open = true;
+    }
+
+    /// Lets the time between two lives pass; to be called when the runtime of the old one is gone.
+    pub fn end_life(&self) {
+        let now = self.now();
+        let mut inner = self.inner();
+        (inner.base, inner.started) = (now, None);
+        let pause_ms = if inner.rng.chance(300) { 1 } else { inner.rng.within(1, 90_000) };
+        inner.base += Duration::from_millis(pause_ms);
+        let jumps = !inner.quiet && inner.rng.chance(250);
+        if jumps {
+            inner.wall_offset_ms += if inner.rng.chance(500) { DAY_MS } else { -DAY_MS };
+        }
+        drop(inner);
+        if jumps {
+            self.count(Fault::ClockJump);
+        }
+    }
+
+    pub fn is_alive(&self, life: u64) -> bool {
+        self.life.load(Relaxed) == life
+    }
+
+    /// Before an act of this life. An error: it is dead, and nothing may be done.
+    pub fn enter(&self, life: u64, what: fmt::Arguments<'_>) -> io::Result<()> {
+        if !self.is_alive(life) {
+            return Err(dead());
+        }
+        self.note(what);
+        self.burn(life)
+    }
+
+    /// After an act of this life. An error: it is done, and nobody will know.
+    pub fn leave(&self, life: u64) -> io::Result<()> {
+        self.burn(life)
+    }
+
+    /// An act between the two.
+    pub fn act<T>(
+        &self,
+        life: u64,
+        what: fmt::Arguments<'_>,
+        act: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.enter(life, what)?;
+        let done = act();
+        self.leave(life)?;
+        if let Err(error) = &done {
+            self.note(format_args!("    = {error}"));
+        }
+        done
+    }
+
+    fn burn(&self, life: u64) -> io::Result<()> {
+        let mut inner = self.inner();
+        let Some((left, end)) = &mut inner.fuse else { return Ok(()) };
+        if *left > 0 {
+            *left -= 1;
+            return Ok(());
+        }
+        let end = *end;
+        drop(inner);
+        self.crash(life, end);
+        Err(dead())
+    }
+
+    /// The end of a life, now.
+    pub fn crash(&self, life: u64, end: End) {
+        if self.life.compare_exchange(life, life + 1, Relaxed, Relaxed).is_err() {
+            return;
+        }
+        self.count(if end == End::Kill { Fault::Kill } else { Fault::Cut });
+        if !self.inner().open {
+            self.count(Fault::CrashInRecovery);
+        }
+        let chance = self.rng(Rng::bits);
+        match end {
+            End::Kill => {
+                self.journal.kill(chance);
+                lock(&self.fs).kill();
+            }
+            End::Cut => {
+                self.journal.crash(chance);
+                lock(&self.fs).cut(&mut Rng::new(chance));
+            }
+        }
+        self.crashed.notify_one();
+    }
+
+    /// The process has ended by itself; what it did not write is gone.
+    pub fn exited(&self, life: u64) {
+        self.life.store(life + 1, Relaxed);
+        let chance = self.rng(Rng::bits);
+        self.journal.kill(chance);
+        lock(&self.fs).kill();
+    }
+
+    /// Resolves when a crash has ended the life.
+    pub async fn crashed(&self) {
+        self.crashed.notified().await;
+    }
+
+    /// The journal has told this life of an error.
+    pub fn poison(&self) {
+        self.inner().poisoned = true;
+    }
+
+    pub fn is_poisoned(&self) -> bool {
+        self.inner().poisoned
+    }
+
+    /// A wait of virtual time; of a dead process, for ever.
+    pub async fn sleep(&self, span: Duration) {
+        tokio::time::sleep(span).await;
+    }
+}
+
+/// The engine's clock and its randomness.
+pub struct Machine {
+    pub world: Arc<World>,
+}
+
+impl Clock for Machine {
+    fn now(&self) -> WallMs {
+        self.world.wall()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.world.now()
+    }
+
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
+        // A sleep of nothing that never lets the clock move would be a busy loop.
+        Box::pin(tokio::time::sleep(span))
+    }
+}
+
+impl Entropy for Machine {
+    fn token(&self) -> [u8; 16] {
+        let (high, low) = self.world.rng(|rng| (rng.bits(), rng.bits()));
+        let mut token = [0; 16];
+        token[..8].copy_from_slice(&high.to_le_bytes());
+        token[8..].copy_from_slice(&low.to_le_bytes());
+        token
+    }
+
+    fn seed(&self) -> u64 {
+        self.world.rng(Rng::bits)
+    }
+}
+
+/// What a dead process waits for.
+pub async fn never<T>() -> T {
+    pending().await
+}
