@@ -13,6 +13,8 @@ pub mod resume;
 pub mod serve;
 pub mod show;
 
+use std::collections::BTreeSet;
+
 use longhaul::control::{Request, Response, Skipped};
 use longhaul::{JobId, JobView};
 use serde::Serialize;
@@ -80,10 +82,29 @@ struct Changes {
     skipped: Vec<Skipped>,
 }
 
-/// Asks for a change of several jobs.
-async fn change(session: &mut Attached, request: &Request) -> Result<Changes, Failure> {
-    match session.call(request).await? {
-        Response::Changed { jobs, skipped } => Ok(Changes { changed: jobs, skipped }),
+/// Asks for a change of several jobs. Numbers that do not exist are told, and do not hold up the others.
+async fn change(
+    session: &mut Attached,
+    wanted: Option<Vec<JobId>>,
+    request: impl FnOnce(Option<Vec<JobId>>) -> Request,
+) -> Result<Changes, Failure> {
+    let mut unknown = Vec::new();
+    let mut wanted = wanted;
+    if let Some(ids) = &mut wanted {
+        let views = session.list(Some(ids.clone())).await?;
+        let known: BTreeSet<JobId> = views.iter().map(|view| view.id).collect();
+        let no_job = |&id: &JobId| Skipped { id, why: "there is no such job in this session".to_owned() };
+        unknown.extend(ids.iter().filter(|id| !known.contains(id)).map(no_job));
+        ids.retain(|id| known.contains(id));
+        if ids.is_empty() {
+            return Ok(Changes { changed: Vec::new(), skipped: unknown });
+        }
+    }
+    match session.call(&request(wanted)).await? {
+        Response::Changed { jobs, mut skipped } => {
+            skipped.extend(unknown);
+            Ok(Changes { changed: jobs, skipped })
+        }
         other => Err(unexpected(other)),
     }
 }
@@ -106,7 +127,7 @@ fn print_changes(context: &Context, changes: &Changes) -> Result<(), Failure> {
 }
 
 fn skip_line(skipped: &Skipped) -> String {
-    format!("job {} was left as it is: {}", skipped.id, escape(&skipped.why))
+    format!("job {}: {}", skipped.id, escape(&skipped.why))
 }
 
 /// Whether the jobs that were left alone are a failure: not if they are in the wanted state already.

@@ -32,6 +32,8 @@ pub struct Screen<'a> {
     started: Instant,
     line_at: Instant,
     told: BTreeSet<JobId>,
+    /// Endings are all that is still to be shown.
+    ending: bool,
 }
 
 impl<'a> Screen<'a> {
@@ -41,7 +43,15 @@ impl<'a> Screen<'a> {
         let bar = (!plain)
             .then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(spinner()));
         let now = Instant::now();
-        Self { context, bar, meter: Meter::default(), started: now, line_at: now, told: BTreeSet::new() }
+        Self {
+            context,
+            bar,
+            meter: Meter::default(),
+            started: now,
+            line_at: now,
+            told: BTreeSet::new(),
+            ending: false,
+        }
     }
 
     /// The global options.
@@ -68,7 +78,7 @@ impl<'a> Screen<'a> {
             return self.result(view);
         }
         let matters = view.state == JobState::Suspended;
-        if matters || self.bar.is_none() {
+        if !self.ending && (matters || self.bar.is_none()) {
             self.note(change_line(view));
         }
         Ok(())
@@ -108,8 +118,9 @@ impl<'a> Screen<'a> {
         }
     }
 
-    /// Takes the bar away.
-    pub fn clear(&self) {
+    /// Takes the bar away; from here on only endings are shown.
+    pub fn end(&mut self) {
+        self.ending = true;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -126,7 +137,7 @@ impl<'a> Screen<'a> {
 
 impl Drop for Screen<'_> {
     fn drop(&mut self) {
-        self.clear();
+        self.end();
     }
 }
 

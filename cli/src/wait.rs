@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use longhaul::control::{Request, Response};
-use longhaul::{JobId, JobState, JobView};
+use longhaul::{Cause, JobId, JobState, JobView};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -58,6 +58,11 @@ pub async fn wait(
             Ok(Exit::Terminated)
         }
     }
+}
+
+/// What makes a change worth showing. The cause of a job that is being cleaned up waits for its end.
+fn face(view: &JobView) -> (JobState, Option<Cause>) {
+    (view.state, view.cause.clone().filter(|_| view.state == JobState::Suspended))
 }
 
 struct Waiting<'a> {
@@ -167,9 +172,9 @@ impl Waiting<'_> {
             Some(known) if known.state.is_terminal() => return Ok(()),
             // An event that waited in the queue while a list already told more.
             Some(known) if source == Source::Event && view.changed_at < known.changed_at => return Ok(()),
-            Some(known) => Some((known.state, known.cause.clone())),
+            Some(known) => Some(face(known)),
         };
-        if before != Some((view.state, view.cause.clone())) {
+        if before.as_ref() != Some(&face(&view)) {
             self.screen.changed(&view)?;
         }
         self.jobs.insert(view.id, view);
@@ -178,7 +183,7 @@ impl Waiting<'_> {
 
     /// Tells the endings that were not final enough to be told on the way.
     fn finish(&mut self) -> Result<Exit, Failure> {
-        self.screen.clear();
+        self.screen.end();
         for view in self.jobs.values() {
             self.screen.result(view)?;
         }
@@ -188,6 +193,7 @@ impl Waiting<'_> {
     /// Suspends this command's jobs, and no others.
     async fn suspend(&mut self) -> Result<Exit, Failure> {
         let open = self.numbers(|view| !report::is_settled(view));
+        self.screen.end();
         self.screen.note("suspending; once more Ctrl-C leaves at once");
         match self.session.call(&Request::Suspend { ids: Some(open) }).await? {
             Response::Changed { jobs, .. } => {
@@ -207,8 +213,8 @@ impl Waiting<'_> {
         Ok(exit)
     }
 
-    fn leave(&self) {
-        self.screen.clear();
+    fn leave(&mut self) {
+        self.screen.end();
         let open = self.numbers(|view| !view.state.is_terminal());
         if open.is_empty() {
             return;

@@ -82,7 +82,10 @@ fn answer(mut stream: TcpStream, content: &[u8]) -> std::io::Result<()> {
         None => "200 OK".to_owned(),
     };
     let length = total - from;
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"v1\"\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"v1\"\r\nConnection: close\r\n\r\n"
+    )?;
     for piece in content[from..].chunks(64 << 10) {
         stream.write_all(piece)?;
         std::thread::sleep(Duration::from_millis(5));

@@ -72,7 +72,8 @@ impl Report {
     }
 
     fn closed(mut self) -> Self {
-        self.healthy = !self.damaged && self.findings.iter().all(|finding| finding.severity == Severity::Note);
+        self.healthy =
+            !self.damaged && self.findings.iter().all(|finding| finding.severity == Severity::Note);
         self
     }
 }
@@ -85,8 +86,10 @@ impl Report {
 /// [`OpenError::Io`] when the directory cannot be read.
 pub async fn examine(dir: &Path) -> Result<Report, OpenError> {
     let dir = dir.to_owned();
-    let ports = crate::os::ports(crate::os::NetOptions::default())
-        .map_err(|error| OpenError::Io { doing: "set up TLS".to_owned(), source: std::io::Error::other(error) })?;
+    let ports = crate::os::ports(crate::os::NetOptions::default()).map_err(|error| OpenError::Io {
+        doing: "set up TLS".to_owned(),
+        source: std::io::Error::other(error),
+    })?;
     let looked = tokio::task::spawn_blocking(move || examine_files(&dir, &ports)).await;
     looked.unwrap_or_else(|error| Err(OpenError::Journal(error.to_string())))
 }
@@ -107,7 +110,10 @@ fn examine_files(dir: &Path, ports: &Ports) -> Result<Report, OpenError> {
     if let Some(database) = &verified.database {
         report.fact("database", format!("{} ({} bytes on disk)", database.display(), verified.disk_bytes));
     }
-    report.fact("log", format!("{} records in {} commits, {} bytes", verified.records, verified.commits, verified.log_bytes));
+    report.fact(
+        "log",
+        format!("{} records in {} commits, {} bytes", verified.records, verified.commits, verified.log_bytes),
+    );
     report.fact("rows", verified.rows);
     report.fact("exports", verified.exports.len());
     for (path, state) in &verified.exports {
@@ -120,8 +126,7 @@ fn examine_files(dir: &Path, ports: &Ports) -> Result<Report, OpenError> {
         None => report.fact("verdict", "the journal is sound and reaches as far as its witness"),
         Some(OpenError::Damaged { text } | OpenError::NewerVersion { text }) => {
             report.damaged = true;
-            let remedy =
-                "keep a copy of the session directory before anything else; nothing was changed, sent or deleted";
+            let remedy = "keep a copy of the session directory before anything else; nothing was changed, sent or deleted";
             report.finding(Severity::Error, text, remedy);
             return Ok(report.closed());
         }
@@ -130,7 +135,10 @@ fn examine_files(dir: &Path, ports: &Ports) -> Result<Report, OpenError> {
     let mut opened = Journal::<Transition>::open(&home.journal(), longhaul_journal::Options::default())?;
     let jobs = replay(&mut opened)?;
     let unfinished: Vec<&Job> = jobs.map.values().filter(|job| !job.state().is_terminal()).collect();
-    report.fact("jobs", format!("{} unfinished, {} ended", unfinished.len(), jobs.map.len() - unfinished.len()));
+    report.fact(
+        "jobs",
+        format!("{} unfinished, {} ended", unfinished.len(), jobs.map.len() - unfinished.len()),
+    );
     audit_staging(&mut report, ports, &home.stage(), &unfinished, jobs.last.0);
     for job in &unfinished {
         audit_part(&mut report, ports, job);
@@ -182,7 +190,9 @@ fn audit_staging(report: &mut Report, ports: &Ports, stage: &Path, unfinished: &
 }
 
 fn audit_part(report: &mut Report, ports: &Ports, job: &Job) {
-    let Some(part) = job.core.part.as_ref().filter(|_| job.spec.direction() == Direction::Download) else { return };
+    let Some(part) = job.core.part.as_ref().filter(|_| job.spec.direction() == Direction::Download) else {
+        return;
+    };
     if let Err(fault) = staging::open_part(&*ports.disk, part, job.core.done) {
         report.finding(
             Severity::Note,

@@ -24,9 +24,7 @@ use crate::protocol::{ProtocolId, State as ProtocolState};
 use crate::secret::CredentialRef;
 
 /// A job's number: unique in its session, only rising, never reused.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(pub u64);
 
@@ -139,7 +137,7 @@ impl ChecksumAlgorithm {
         }
     }
 
-    /// The name as RFC 9530 and tus write it.
+    /// The name as people and tus write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sha1 => "sha1",
@@ -180,7 +178,11 @@ impl FromStr for Checksum {
             })
             .collect::<Result<Vec<u8>, _>>()?;
         if digest.len() != algorithm.digest_len() {
-            return Err(format!("a {} digest has {} hex digits", algorithm.name(), algorithm.digest_len() * 2));
+            return Err(format!(
+                "a {} digest has {} hex digits",
+                algorithm.name(),
+                algorithm.digest_len() * 2
+            ));
         }
         Ok(Self { algorithm, digest })
     }
@@ -585,7 +587,8 @@ impl Job {
     /// The path of the part file, whether or not it exists: beside the destination, with a name that
     /// no other job has.
     pub fn part_path(&self) -> PathBuf {
-        let dir = if self.spec.name_from_server { Some(self.spec.path.as_path()) } else { self.spec.path.parent() };
+        let dir =
+            if self.spec.name_from_server { Some(self.spec.path.as_path()) } else { self.spec.path.parent() };
         let name = self.spec.name();
         // 255 bytes is the limit of a name on every common file system; the rest takes up to 60.
         let mut end = name.len().min(190);

@@ -43,6 +43,10 @@ pub enum Blocking {
     /// On the runtime's blocking pool.
     Pool,
     /// In the caller: a simulation's disk never blocks, and its order must not depend on threads.
+    #[cfg_attr(
+        not(any(test, feature = "sim")),
+        expect(dead_code, reason = "only simulations and tests make one")
+    )]
     Inline,
 }
 
@@ -202,6 +206,11 @@ pub trait File: Send + Sync + 'static {
     fn clone_from(&self, source: &dyn File) -> io::Result<()>;
     /// The next range that holds data at or after `offset`; `None` when only a hole follows.
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>>;
+    /// Gives a private file the mode that any new file of this process has (0666 less the umask): it is
+    /// about to become the user's.
+    fn make_ordinary(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// The descriptor, for system calls between two files of the same disk.
     fn raw_fd(&self) -> Option<i32> {
         None

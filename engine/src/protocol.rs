@@ -232,9 +232,11 @@ pub enum Sink {
 pub struct StepError(pub String);
 
 impl StepError {
-    /// Words an impossible pair.
+    /// Words an impossible pair. Only the state's name: a session URL in it is a bearer secret.
     pub fn unexpected(state: &impl fmt::Debug, input: &Input) -> Self {
-        Self(format!("{} cannot follow {state:?}", input.name()))
+        let state = format!("{state:?}");
+        let name = state.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        Self(format!("{} cannot follow {name}", input.name()))
     }
 }
 

@@ -170,7 +170,8 @@ impl Runner {
         limits: Limits,
         wiring: Wiring,
     ) -> Self {
-        let recovered = jobs.map.values().filter(|job| !job.state().is_terminal()).map(|job| job.id).collect();
+        let recovered =
+            jobs.map.values().filter(|job| !job.state().is_terminal()).map(|job| job.id).collect();
         Self {
             // Everything that the tail of the log brought is newer than the rows.
             changed: jobs.map.keys().copied().collect(),
@@ -254,7 +255,9 @@ impl Runner {
         let now = self.ports().clock.elapsed();
         let jobs = &self.jobs.map;
         let budget = self.schedule.budget();
-        for id in self.schedule.admit(now, |id| jobs.get(&id).map_or(CopyNeed::None, |job| copy_need(job, budget))) {
+        for id in
+            self.schedule.admit(now, |id| jobs.get(&id).map_or(CopyNeed::None, |job| copy_need(job, budget)))
+        {
             let epoch = self.live.entry(id).or_default().epoch;
             let restarted = self.recovered.remove(&id);
             self.next.push_back(Message::Input { id, epoch, input: Input::Admitted { restarted } });
@@ -278,7 +281,8 @@ impl Runner {
         let id = JobId(self.jobs.last.0 + 1);
         let record = Record::Submitted { id, at: self.ports().clock.now(), spec };
         if record::encoded_len(&record) > RECORD_MAX {
-            let text = "the path and URL together are too long to be journaled; shorten one of them".to_owned();
+            let text =
+                "the path and URL together are too long to be journaled; shorten one of them".to_owned();
             let _gone = answer.send(Response::Refused { kind: "too-large".to_owned(), text });
             return;
         }
@@ -297,11 +301,13 @@ impl Runner {
                 return;
             }
             Ask::Log(id) => {
-                let log = self.jobs.map.get(&id).map(|job| JobLog {
-                    job: self.view(job),
-                    entries: job.history.clone(),
-                });
-                let _gone = answer.send(log.map_or_else(|| refused(id), |log| Response::Log { log: Box::new(log) }));
+                let log = self
+                    .jobs
+                    .map
+                    .get(&id)
+                    .map(|job| JobLog { job: self.view(job), entries: job.history.clone() });
+                let _gone =
+                    answer.send(log.map_or_else(|| refused(id), |log| Response::Log { log: Box::new(log) }));
                 return;
             }
             Ask::Suspend(ids) => (ids, || Input::Suspend(SuspendCause::Requested)),
@@ -370,7 +376,8 @@ impl Runner {
             return;
         }
         if core.phase != Phase::Staging {
-            self.schedule.hold_copy(id, copy.map_or(0, |snapshot| snapshot.size.min(self.limits.stage_budget)));
+            self.schedule
+                .hold_copy(id, copy.map_or(0, |snapshot| snapshot.size.min(self.limits.stage_budget)));
         }
         if core.suspended.is_some() || !admissible {
             self.schedule.remove(id);
@@ -436,7 +443,9 @@ impl Runner {
         match what {
             Answer::Submitted(id) => match self.jobs.map.get(&id) {
                 Some(job) => Response::Submitted { job: Box::new(self.view(job)) },
-                None => Response::Refused { kind: "unknown-job".to_owned(), text: format!("job {id} is gone") },
+                None => {
+                    Response::Refused { kind: "unknown-job".to_owned(), text: format!("job {id} is gone") }
+                }
             },
             Answer::Changed(ids, skipped) => Response::Changed { jobs: self.views(Some(&ids)), skipped },
         }
@@ -449,12 +458,15 @@ impl Runner {
     fn views(&self, ids: Option<&[JobId]>) -> Vec<JobView> {
         match ids {
             None => self.jobs.map.values().map(|job| self.view(job)).collect(),
-            Some(ids) => ids.iter().filter_map(|id| self.jobs.map.get(id)).map(|job| self.view(job)).collect(),
+            Some(ids) => {
+                ids.iter().filter_map(|id| self.jobs.map.get(id)).map(|job| self.view(job)).collect()
+            }
         }
     }
 
     async fn checkpoint(&mut self) -> Result<(), String> {
-        let horizon = WallMs(self.ports().clock.now().0.saturating_sub(self.limits.retention.as_millis() as u64));
+        let horizon =
+            WallMs(self.ports().clock.now().0.saturating_sub(self.limits.retention.as_millis() as u64));
         let old = |job: &Job| job.state().is_terminal() && job.changed_at < horizon;
         let gone: Vec<JobId> = self.jobs.map.values().filter(|job| old(job)).map(|job| job.id).collect();
         for id in &gone {
@@ -482,7 +494,8 @@ impl Runner {
             return;
         }
         self.space_probe_at = None;
-        let waiting: Vec<(JobId, PathBuf, u64)> = self.jobs.map.values().filter_map(|job| self.space_wanted(job)).collect();
+        let waiting: Vec<(JobId, PathBuf, u64)> =
+            self.jobs.map.values().filter_map(|job| self.space_wanted(job)).collect();
         for (id, path, wanted) in waiting {
             let free = self.ports().block(move |disk| disk.free_space(&path)).await;
             if free.is_ok_and(|free| free >= wanted) {
@@ -494,7 +507,8 @@ impl Runner {
     }
 
     fn space_wanted(&self, job: &Job) -> Option<(JobId, PathBuf, u64)> {
-        let waits = !job.state().is_terminal() && job.core.suspended.as_ref().is_some_and(SuspendCause::clears_itself);
+        let waits = !job.state().is_terminal()
+            && job.core.suspended.as_ref().is_some_and(SuspendCause::clears_itself);
         waits.then(|| match job.spec.direction() {
             Direction::Upload => {
                 (job.id, self.performer.stage_dir.clone(), job.core.size.unwrap_or(SPACE_MIN))

@@ -189,8 +189,10 @@ impl Session {
         let dir = options.dir.clone();
         let opening = tokio::task::spawn_blocking(move || open_files(&dir));
         let (home, lock, opened) = opening.await.map_err(|error| OpenError::Journal(error.to_string()))??;
-        let ports = crate::os::ports(crate::os::NetOptions::default())
-            .map_err(|error| OpenError::Io { doing: "set up TLS".to_owned(), source: io::Error::other(error) })?;
+        let ports = crate::os::ports(crate::os::NetOptions::default()).map_err(|error| OpenError::Io {
+            doing: "set up TLS".to_owned(),
+            source: io::Error::other(error),
+        })?;
         let listener = home::bind_socket(&home.socket())
             .map_err(|source| OpenError::Io { doing: format!("bind {}", home.socket().display()), source })?;
         let report = opened.report.clone();
@@ -231,7 +233,11 @@ impl Session {
     /// # Errors
     ///
     /// [`SubmitError`]: there is no job.
-    pub async fn upload(&self, source: impl Into<PathBuf>, url: impl Into<String>) -> Result<JobHandle, SubmitError> {
+    pub async fn upload(
+        &self,
+        source: impl Into<PathBuf>,
+        url: impl Into<String>,
+    ) -> Result<JobHandle, SubmitError> {
         self.submit(Submission::upload(source, url)).await
     }
 
@@ -299,22 +305,28 @@ impl Session {
 
 /// Whether a URL can be a job's remote end.
 fn check_target(text: &str) -> Result<(), String> {
-    let url = url::Url::parse(text).map_err(|error| format!("{error}; it must be an absolute http or https URL"))?;
+    let url = url::Url::parse(text)
+        .map_err(|error| format!("{error}; it must be an absolute http or https URL"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("{} is not http or https", url.scheme()));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it holds a name or password; put the credential into a file or the environment".to_owned());
+        return Err(
+            "it holds a name or password; put the credential into a file or the environment".to_owned()
+        );
     }
     if url.fragment().is_some() {
-        return Err("it has a #fragment, which no server would see; escape the # as %23 if it is meant".to_owned());
+        return Err(
+            "it has a #fragment, which no server would see; escape the # as %23 if it is meant".to_owned()
+        );
     }
     Ok(())
 }
 
 /// Everything of opening that blocks.
 fn open_files(dir: &Path) -> Result<(Home, Lock, Opened<Transition>), OpenError> {
-    let io = |source| OpenError::Io { doing: format!("prepare the session directory {}", dir.display()), source };
+    let io =
+        |source| OpenError::Io { doing: format!("prepare the session directory {}", dir.display()), source };
     let home = Home::prepare(dir).map_err(io)?;
     let lock = home.lock().map_err(|held| match held {
         Ok(pid) => OpenError::Owned { pid, dir: home.dir.clone() },
@@ -331,7 +343,9 @@ pub(crate) fn replay(opened: &mut Opened<Transition>) -> Result<Jobs, OpenError>
     let mut replay = Replay::from_rows(&opened.rows, unfinished).map_err(damaged)?;
     for recovered in opened.tail.drain(..) {
         let seq = recovered.seq();
-        replay.apply(seq, recovered.into_value()).map_err(|error| damaged(format!("record {}: {error}", seq.0)))?;
+        replay
+            .apply(seq, recovered.into_value())
+            .map_err(|error| damaged(format!("record {}: {error}", seq.0)))?;
     }
     Ok(replay.finish())
 }
@@ -344,7 +358,8 @@ pub(crate) async fn sweep(ports: &Ports, stage_dir: &Path, jobs: &Jobs) -> Resul
         jobs.map.values().filter(|job| !job.state().is_terminal()).map(|job| job.id.0).collect();
     let last = jobs.last.0;
     let swept = ports.block(move |disk| {
-        let newer = disk.list(&dir)?.into_iter().find(|path| staging::number(path).is_some_and(|job| job > last));
+        let newer =
+            disk.list(&dir)?.into_iter().find(|path| staging::number(path).is_some_and(|job| job > last));
         match newer {
             Some(path) => Ok(Err(path)),
             None => staging::sweep(disk, &dir, |job| keep.contains(&job)).map(Ok),
@@ -384,11 +399,17 @@ impl Engine {
         } else {
             let dir = stage_dir.clone();
             let free = ports.block(move |disk| disk.free_space(&dir)).await;
-            free.map_err(|source| OpenError::Io { doing: format!("measure {}", stage_dir.display()), source })?
-                / STAGE_BUDGET_SHARE
+            free.map_err(|source| OpenError::Io {
+                doing: format!("measure {}", stage_dir.display()),
+                source,
+            })? / STAGE_BUDGET_SHARE
         };
-        let limits =
-            Limits { concurrent: options.concurrent, stage_budget, admit: options.admit, retention: RETENTION };
+        let limits = Limits {
+            concurrent: options.concurrent,
+            stage_budget,
+            admit: options.admit,
+            retention: RETENTION,
+        };
         let (inbox, messages) = mpsc::unbounded_channel();
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (closed_in, closed) = watch::channel(None);
@@ -430,7 +451,9 @@ impl Engine {
             Request::Submit { submission } => {
                 return match self.submit(*submission).await {
                     Ok(job) => Response::Submitted { job: Box::new(job) },
-                    Err(error) => Response::Refused { kind: error.kind().to_owned(), text: error.to_string() },
+                    Err(error) => {
+                        Response::Refused { kind: error.kind().to_owned(), text: error.to_string() }
+                    }
                 };
             }
             Request::Subscribe => Ask::List(None),
@@ -459,7 +482,9 @@ impl Engine {
             }
         }
         let text = match &*self.closed.borrow() {
-            Some(Closed::Poisoned(why)) => format!("the journal failed ({why}); restart to see what is durable"),
+            Some(Closed::Poisoned(why)) => {
+                format!("the journal failed ({why}); restart to see what is durable")
+            }
             Some(Closed::Stopped) | None => "the session is closing".to_owned(),
         };
         Response::Refused { kind: "journal".to_owned(), text }
@@ -530,7 +555,11 @@ impl Engine {
     }
 
     /// The absolute destination, and whether it is a directory to download into.
-    async fn destination(&self, destination: PathBuf, overwrite: bool) -> Result<(PathBuf, bool), SubmitError> {
+    async fn destination(
+        &self,
+        destination: PathBuf,
+        overwrite: bool,
+    ) -> Result<(PathBuf, bool), SubmitError> {
         let shown = destination.clone();
         let wrong = |why: String| SubmitError::Destination { path: shown.clone(), why };
         let look = self.ports.block(move |disk| {

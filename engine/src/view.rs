@@ -86,7 +86,9 @@ impl JobView {
         let core = &job.core;
         let ended = match &core.phase {
             Phase::Ended(outcome) | Phase::Ending { outcome, .. } => Some(outcome),
-            Phase::Queued | Phase::Staging | Phase::Staged | Phase::Sending(_) | Phase::Publishing { .. } => None,
+            Phase::Queued | Phase::Staging | Phase::Staged | Phase::Sending(_) | Phase::Publishing { .. } => {
+                None
+            }
         };
         let cause = match (ended, &core.suspended) {
             (Some(Outcome::Failed(cause)), _) => Some((cause.name(), cause.to_string())),

@@ -26,13 +26,14 @@ fn kills_wanted() -> u32 {
 /// had ended by itself.
 fn kill_at_random(mut owner: Running, proxy: &Proxy, way: Way, rng: &mut Rng) -> bool {
     let (start, before) = (Instant::now(), proxy.bytes(way));
+    // An owner that has nothing to send is killed all the same, after a while.
     let by_clock = rng.below(3) == 0;
-    let span = Duration::from_micros(rng.below(250_000));
+    let span = if by_clock { Duration::from_micros(rng.below(250_000)) } else { Duration::from_secs(3) };
     // Fewer bytes than the kills divide the file into, so that they land in one transfer.
     let bytes = rng.below(3 * SIZE / (2 * u64::from(kills_wanted().max(20))));
     let due = until("the instant of a kill has come", || {
         let ended = owner.ended().is_some();
-        let clock = by_clock && start.elapsed() >= span;
+        let clock = start.elapsed() >= span;
         (ended || clock || proxy.bytes(way) - before >= bytes).then_some(!ended)
     });
     if due && owner.ended().is_none() {

@@ -7,6 +7,7 @@ use crate::support::files::{GIB, MIB, assert_same, assert_sparse_copy, make, mak
 use crate::support::haul::{Haul, arg};
 use crate::support::seed::Rng;
 use crate::support::servers::Server;
+use crate::support::wait::PATIENCE;
 
 fn both_ways_and_tiny(start: impl Fn(&Haul) -> Server, path: &str) {
     let mut rng = Rng::for_test("both_ways_and_tiny");
@@ -81,7 +82,7 @@ fn five_gibibytes_up_and_down() {
     let source = haul.source("large.bin");
     let blocks = make_sparse(&source, size, &marks, rng.next());
 
-    haul.run(&["put", arg(&source), &server.url("/files/")]).expect(0);
+    haul.spawn(&["put", arg(&source), &server.url("/files/")]).wait_at_most(5 * PATIENCE).expect(0);
     let object = haul.store().join("large.bin");
     assert_sparse_copy(&object, size, &blocks, 2000, &mut rng);
     haul.nothing_left();
@@ -89,7 +90,7 @@ fn five_gibibytes_up_and_down() {
     assert!(source_blocks * 512 < MIB, "the source's holes were filled");
 
     let target = haul.out().join("large.bin");
-    haul.run(&["get", &server.url("/files/large.bin")]).expect(0);
+    haul.spawn(&["get", &server.url("/files/large.bin")]).wait_at_most(5 * PATIENCE).expect(0);
     assert_sparse_copy(&target, size, &blocks, 2000, &mut rng);
     haul.nothing_left();
 }

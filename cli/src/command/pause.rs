@@ -12,7 +12,7 @@ pub async fn run(context: &Context, selection: &Selection) -> Result<Exit, Failu
         return super::nowhere(context, selection);
     };
     let paused = async {
-        let changes = super::change(&mut session, &Request::Suspend { ids: selection.wanted() }).await?;
+        let changes = super::change(&mut session, selection.wanted(), |ids| Request::Suspend { ids }).await?;
         super::print_changes(context, &changes)?;
         if selection.all {
             return Ok(Exit::Done);

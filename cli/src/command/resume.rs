@@ -26,7 +26,7 @@ async fn resume(
     session: &mut Attached,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
-    let changes = super::change(session, &Request::Resume { ids: selection.wanted() }).await?;
+    let changes = super::change(session, selection.wanted(), |ids| Request::Resume { ids }).await?;
     // Also what needed no resuming is waited for: after a kill the jobs go on by themselves, and who
     // says `resume 3` wants to see how job 3 ends.
     let jobs = session.list(selection.wanted()).await?;

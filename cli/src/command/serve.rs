@@ -38,10 +38,10 @@ pub struct Serve {
 /// What `--json` prints when it listens.
 #[derive(Serialize)]
 struct Announcement {
-    ready: bool,
-    pid: u32,
-    url: String,
+    /// Where uploads are created, and below which finished files are.
+    listening: String,
     address: SocketAddr,
+    pid: u32,
 }
 
 pub async fn run(context: &Context, serve: &Serve) -> Result<Exit, Failure> {
@@ -52,9 +52,9 @@ pub async fn run(context: &Context, serve: &Serve) -> Result<Exit, Failure> {
     let address = server.local_addr();
     let url = format!("http://{address}/files/");
     if context.json {
-        output::print_json(&Announcement { ready: true, pid: std::process::id(), url, address })?;
+        output::print_json(&Announcement { listening: url, address, pid: std::process::id() })?;
     } else {
-        output::print(&format!("ready: {url}\n"))?;
+        output::print(&format!("listening on {url}\n"))?;
     }
     let stop = async move {
         signals.asked().await;

@@ -89,7 +89,8 @@ impl Jobs {
                 }
                 let core = Core::queued(spec.source.map(|source| source.size));
                 let first = HistoryEntry { at, state: core.state(), what: "accepted".to_owned(), done: 0 };
-                let job = Job { id, submitted_at: at, changed_at: at, spec: *spec, core, history: vec![first] };
+                let job =
+                    Job { id, submitted_at: at, changed_at: at, spec: *spec, core, history: vec![first] };
                 self.map.insert(id, job);
                 self.last = id;
             }
@@ -135,7 +136,9 @@ impl longhaul_journal::Record for Transition {
 
     fn decode(version: u8, payload: &[u8]) -> Result<Record, DecodeError> {
         match version {
-            1 => bincode_options().deserialize(payload).map_err(|error| DecodeError::Malformed(error.to_string())),
+            1 => bincode_options()
+                .deserialize(payload)
+                .map_err(|error| DecodeError::Malformed(error.to_string())),
             found => Err(DecodeError::Version { found }),
         }
     }
@@ -202,7 +205,9 @@ impl Replay {
         let mut cores: BTreeMap<JobId, (Seq, WallMs, Core)> = BTreeMap::new();
         let mut replay = Self::default();
         for Row { key, seq, value, .. } in rows {
-            let RowKey::Number { table, id, .. } = *key else { return Err(format!("row {key} is not known")) };
+            let RowKey::Number { table, id, .. } = *key else {
+                return Err(format!("row {key} is not known"));
+            };
             let id = JobId(id);
             let wrong = |error: bincode::Error| format!("row {key} cannot be read: {error}");
             match table {
@@ -315,7 +320,8 @@ mod tests {
     use crate::protocol::ProtocolId;
 
     fn spec() -> JobSpec {
-        let source = Fingerprint { dev: 1, ino: 2, size: 3, mtime_ns: 4, ctime_ns: 5, links: 1, regular: true };
+        let source =
+            Fingerprint { dev: 1, ino: 2, size: 3, mtime_ns: 4, ctime_ns: 5, links: 1, regular: true };
         JobSpec {
             protocol: ProtocolId::Tus,
             url: "http://h/f".to_owned(),
@@ -360,7 +366,7 @@ mod tests {
         );
         assert_eq!(
             hex(&bytes(moved(1, ended(), "x"))),
-            "01010a01017806000301650000000000000000010300" .to_owned() + "00"
+            "01010a01017806000301650000000000000000010300".to_owned() + "00"
         );
     }
 
@@ -374,7 +380,10 @@ mod tests {
 
     #[test]
     fn another_version_is_refused_by_name() {
-        assert!(matches!(Transition::decode(2, &bytes(submitted(1))), Err(DecodeError::Version { found: 2 })));
+        assert!(matches!(
+            Transition::decode(2, &bytes(submitted(1))),
+            Err(DecodeError::Version { found: 2 })
+        ));
     }
 
     #[test]
@@ -387,7 +396,10 @@ mod tests {
         assert!(matches!(jobs.apply(moved(1, Phase::Staged, "")), Err(ApplyError::Illegal { .. })));
         assert_eq!(jobs, before);
         jobs.apply(moved(1, ended(), "")).expect("legal");
-        assert!(matches!(jobs.apply(moved(1, Phase::Queued, "")), Err(ApplyError::Illegal { .. })), "terminal");
+        assert!(
+            matches!(jobs.apply(moved(1, Phase::Queued, "")), Err(ApplyError::Illegal { .. })),
+            "terminal"
+        );
     }
 
     #[test]

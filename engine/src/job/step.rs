@@ -24,9 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::record::Record;
-use super::{
-    Core, Direction, FailCause, Job, JobId, Outcome, Part, Phase, Proof, Snapshot, SuspendCause,
-};
+use super::{Core, Direction, FailCause, Job, JobId, Outcome, Part, Phase, Proof, Snapshot, SuspendCause};
 use crate::ports::WallMs;
 use crate::protocol::{self, Facts, Next, State as ProtocolState};
 use crate::schedule::retry;
@@ -300,7 +298,9 @@ impl Machine<'_> {
                     self.core.trouble = None;
                 }
                 self.core.done = step.done;
-                self.core.size = step.size.or(self.core.size);
+                // A download that starts over may find another size, or none that is told.
+                let known = self.core.size.filter(|_| self.job.spec.direction() == Direction::Upload);
+                self.core.size = step.size.or(known);
                 self.core.phase = Phase::Sending(step.state);
                 self.follow(step.next);
             }
@@ -330,7 +330,11 @@ impl Machine<'_> {
     }
 
     /// What a protocol asks for while its remote session is being freed.
-    fn free_remote(&mut self, before: &ProtocolState, answer: Result<protocol::Step<ProtocolState>, protocol::StepError>) {
+    fn free_remote(
+        &mut self,
+        before: &ProtocolState,
+        answer: Result<protocol::Step<ProtocolState>, protocol::StepError>,
+    ) {
         let Phase::Ending { outcome, .. } = self.core.phase.clone() else { return };
         let (state, next) = match answer {
             Ok(step) => (step.state, step.next),
@@ -421,9 +425,8 @@ impl Machine<'_> {
 
     /// Removes local files if there can be any; else ends at once.
     fn free_local(&mut self) {
-        let holds = self.core.part.is_some()
-            || self.core.has_copy()
-            || matches!(self.job.core.phase, Phase::Staging);
+        let holds =
+            self.core.part.is_some() || self.core.has_copy() || matches!(self.job.core.phase, Phase::Staging);
         if holds {
             self.effects.push(Effect::Free);
         } else if let Phase::Ending { outcome, .. } = self.core.phase.clone() {

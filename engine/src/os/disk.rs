@@ -40,7 +40,7 @@ const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// The machine's files.
 #[derive(Debug, Default)]
-pub(super) struct OsDisk {
+pub(crate) struct OsDisk {
     open: Arc<OpenFiles>,
 }
 
@@ -191,7 +191,23 @@ impl OsFile {
     }
 }
 
+/// The mode of this process's new files. The umask cannot be read without changing it for a moment, which
+/// other threads would see; the kernel tells it in `/proc` since 4.7. Unreadable: private.
+fn ordinary_mode() -> Mode {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o077);
+    Mode::from_raw_mode(0o666 & !umask)
+}
+
 impl File for OsFile {
+    fn make_ordinary(&self) -> io::Result<()> {
+        match fchmod(&self.fd, ordinary_mode()) {
+            Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(self.failed("set the mode of", error)),
+        }
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {

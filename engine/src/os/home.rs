@@ -55,7 +55,13 @@ impl Home {
 
     /// Takes the exclusive lock; `Err(Ok(pid))` when another process has it.
     pub fn lock(&self) -> Result<Lock, Result<Option<u32>, io::Error>> {
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.lock_file());
+        let open = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.lock_file());
         let mut file = open.map_err(Err)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
@@ -37,6 +38,8 @@ pub struct Live {
     /// How far the bytes are.
     pub progress: Arc<Progress>,
     tasks: Vec<AbortHandle>,
+    /// Heard by blocking work, which cannot be aborted.
+    stop: Arc<AtomicBool>,
     lanes: BTreeMap<u16, oneshot::Sender<StoreOrder>>,
     gate: Gate,
 }
@@ -47,6 +50,7 @@ impl Live {
         for task in self.tasks.drain(..) {
             task.abort();
         }
+        std::mem::take(&mut self.stop).store(true, Ordering::Relaxed);
         self.lanes.clear();
         self.progress = Arc::default();
     }
@@ -96,7 +100,7 @@ impl Performer {
                     deeds.clear();
                     exchanges.clear();
                 }
-                Effect::Stage => deeds.push(self.stage(job, copy_fits)),
+                Effect::Stage => deeds.push(self.stage(job, copy_fits, &live.stop)),
                 Effect::Publish(to) => deeds.push(Deed::Publish {
                     part: job.core.part.clone(),
                     to,
@@ -130,9 +134,11 @@ impl Performer {
         live.tasks.push(tokio::spawn(hand.run(first, deeds, exchanges)).abort_handle());
     }
 
-    fn stage(&self, job: &Job, copy_fits: bool) -> Deed {
+    fn stage(&self, job: &Job, copy_fits: bool, stop: &Arc<AtomicBool>) -> Deed {
         match job.spec.direction() {
-            Direction::Upload => Deed::Stage(StagePlan::new(job, &self.stage_dir, copy_fits)),
+            Direction::Upload => {
+                Deed::Stage(StagePlan::new(job, &self.stage_dir, copy_fits, Arc::clone(stop)))
+            }
             Direction::Download => Deed::MakePart(job.part_path()),
         }
     }
@@ -352,9 +358,10 @@ impl Exchange {
             Body::File { range, digest } => {
                 let upload = self.open_upload(hand, range.clone(), fault).await.map_err(Failure::Local)?;
                 if let Some(wanted) = digest {
-                    let value = transfer::hash(&hand.ports, &upload.file, range.clone(), wanted.algorithm).await;
                     let value =
-                        value.map_err(|error| Failure::Local(LocalFault::SourceChanged(error.to_string())))?;
+                        transfer::hash(&hand.ports, &upload.file, range.clone(), wanted.algorithm).await;
+                    let value = value
+                        .map_err(|error| Failure::Local(LocalFault::SourceChanged(error.to_string())))?;
                     headers.insert(wanted.name, wire::digest_value(wanted, &value));
                 }
                 RequestBody::Stream {
@@ -440,7 +447,8 @@ async fn read_small(body: &mut dyn crate::ports::ResponseBody, limit: usize) -> 
 }
 
 fn bearer(credential: &CredentialRef) -> Result<HeaderValue, String> {
-    let secret = crate::os::credential::read(credential).map_err(|error: io::Error| format!("{credential}: {error}"))?;
+    let secret = crate::os::credential::read(credential)
+        .map_err(|error: io::Error| format!("{credential}: {error}"))?;
     let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
         .map_err(|_| format!("{credential} holds characters that a header cannot carry"))?;
     value.set_sensitive(true);

@@ -10,6 +10,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::job::step::LocalFault;
 use crate::job::{Fingerprint, Job, Part, Snapshot, SnapshotMethod, StageMode};
@@ -28,17 +30,20 @@ pub struct StagePlan {
     /// Whether the staging budget has room for a copy.
     copy_fits: bool,
     stage_path: PathBuf,
+    /// Set when the job is halted: a long copy must not outlive its purpose.
+    stop: Arc<AtomicBool>,
 }
 
 impl StagePlan {
     /// Plans an upload's snapshot.
-    pub fn new(job: &Job, stage_dir: &Path, copy_fits: bool) -> Self {
+    pub fn new(job: &Job, stage_dir: &Path, copy_fits: bool, stop: Arc<AtomicBool>) -> Self {
         Self {
             source_path: job.spec.path.clone(),
             source: job.spec.source,
             mode: job.spec.stage,
             copy_fits,
             stage_path: job.stage_path(stage_dir),
+            stop,
         }
     }
 }
@@ -81,7 +86,7 @@ fn copy(
             if !plan.copy_fits && plan.mode == StageMode::Auto {
                 return Ok(None);
             }
-            copy_data(source, &*target, before.size)?;
+            copy_data(source, &*target, before.size, &plan.stop)?;
             SnapshotMethod::Copy
         }
         Err(error) => return Err(local(&error)),
@@ -100,7 +105,7 @@ fn copy(
 }
 
 /// Copies the data and keeps the holes.
-fn copy_data(source: &dyn File, target: &dyn File, size: u64) -> Result<(), LocalFault> {
+fn copy_data(source: &dyn File, target: &dyn File, size: u64, stop: &AtomicBool) -> Result<(), LocalFault> {
     let read_fault = |error: io::Error| LocalFault::SourceIo(error.to_string());
     let mut buffer = vec![0; COPY_BUFFER];
     let mut offset = 0;
@@ -108,6 +113,9 @@ fn copy_data(source: &dyn File, target: &dyn File, size: u64) -> Result<(), Loca
         let end = data.end.min(size);
         offset = data.start;
         while offset < end {
+            if stop.load(Ordering::Relaxed) {
+                return Err(LocalFault::Transient("halted while copying".to_owned()));
+            }
             let want = buffer.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
             let got = source.read_at(&mut buffer[..want], offset).map_err(read_fault)?;
             if got == 0 {
@@ -128,7 +136,7 @@ pub fn open_source(
     disk: &dyn Disk,
     path: &Path,
     expected: Option<&Fingerprint>,
-) -> Result<(std::sync::Arc<dyn File>, Fingerprint), LocalFault> {
+) -> Result<(Arc<dyn File>, Fingerprint), LocalFault> {
     let file = disk.open_read(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LocalFault::SourceChanged(format!("{} is gone", path.display())),
         _ => LocalFault::SourceIo(error.to_string()),
@@ -144,11 +152,12 @@ pub fn open_source(
 pub fn open_snapshot(
     disk: &dyn Disk,
     job: &SnapshotSource,
-) -> Result<(std::sync::Arc<dyn File>, Fingerprint), LocalFault> {
+) -> Result<(Arc<dyn File>, Fingerprint), LocalFault> {
     if job.snapshot.method == SnapshotMethod::InPlace {
         return open_source(disk, &job.source_path, Some(&job.snapshot.file));
     }
-    let gone = |why: String| LocalFault::Fatal(format!("the staging copy {} {why}", job.stage_path.display()));
+    let gone =
+        |why: String| LocalFault::Fatal(format!("the staging copy {} {why}", job.stage_path.display()));
     let file = disk.open_read(&job.stage_path).map_err(|error| gone(format!("cannot be opened: {error}")))?;
     let now = file.fingerprint().map_err(|error| gone(error.to_string()))?;
     if !now.same_file(&job.snapshot.file) || now.size != job.snapshot.size || now.links != 1 {
@@ -196,7 +205,7 @@ pub fn make_part(disk: &dyn Disk, path: &Path) -> Result<Part, LocalFault> {
 }
 
 /// Opens a part file and checks that it is the one this job made and holds what is journaled.
-pub fn open_part(disk: &dyn Disk, part: &Part, have: u64) -> Result<std::sync::Arc<dyn File>, LocalFault> {
+pub fn open_part(disk: &dyn Disk, part: &Part, have: u64) -> Result<Arc<dyn File>, LocalFault> {
     let lost = |why: String| LocalFault::PartLost(format!("{} {why}", part.path.display()));
     let file = disk.open_write(&part.path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => lost("is gone".to_owned()),
@@ -229,7 +238,8 @@ pub fn publish(
     size: u64,
     overwrite: bool,
 ) -> Result<Publish, LocalFault> {
-    let is_ours = |found: Option<Fingerprint>| found.is_some_and(|file| (file.dev, file.ino) == (part.dev, part.ino));
+    let is_ours =
+        |found: Option<Fingerprint>| found.is_some_and(|file| (file.dev, file.ino) == (part.dev, part.ino));
     let at_part = disk.inspect(&part.path).map_err(|error| local(&error))?;
     let at_target = disk.inspect(to).map_err(|error| local(&error))?;
     if is_ours(at_target) {
@@ -249,6 +259,7 @@ pub fn publish(
     }
     let file = open_part(disk, part, size)?;
     file.set_len(size).map_err(|error| local(&error))?;
+    file.make_ordinary().map_err(|error| local(&error))?;
     file.sync_all().map_err(|error| local(&error))?;
     let renamed = if overwrite { disk.rename(&part.path, to) } else { disk.rename_new(&part.path, to) };
     match renamed {
@@ -326,9 +337,20 @@ fn sync_parent(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 
 /// Classifies a failure of one of our own files.
 pub fn local(error: &io::Error) -> LocalFault {
-    if is_no_space(error) { LocalFault::NoSpace(error.to_string()) } else { LocalFault::Fatal(error.to_string()) }
+    if is_no_space(error) {
+        LocalFault::NoSpace(error.to_string())
+    } else {
+        LocalFault::Fatal(error.to_string())
+    }
 }
 
 fn transient(error: &io::Error) -> LocalFault {
-    if is_no_space(error) { LocalFault::NoSpace(error.to_string()) } else { LocalFault::Transient(error.to_string()) }
+    if is_no_space(error) {
+        LocalFault::NoSpace(error.to_string())
+    } else {
+        LocalFault::Transient(error.to_string())
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,7 +111,8 @@ impl Upload {
                 let (file, pool, ports) = (Arc::clone(&file), pool.clone(), ports.clone());
                 let fault = Arc::clone(&fault);
                 async move {
-                    let read = ports.block(move |_| Ok(read_piece(&*file, &piece, guard.as_ref(), &pool))).await?;
+                    let read =
+                        ports.block(move |_| Ok(read_piece(&*file, &piece, guard.as_ref(), &pool))).await?;
                     read.map_err(|why| {
                         let error = io::Error::other(format!("{why:?}"));
                         *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
@@ -373,7 +374,10 @@ pub async fn hash(
             .await?;
         (hasher, buffer) = (back_hasher, back_buffer);
         if got == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was hashed"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file became shorter while it was hashed",
+            ));
         }
         offset += got as u64;
     }

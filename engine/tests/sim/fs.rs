@@ -36,6 +36,8 @@ pub struct Fs {
     pub capacity: u64,
     /// Files of the user: no call of the engine may change them.
     pub guarded: BTreeSet<PathBuf>,
+    /// Every content that a file of the user's has had.
+    pub history: BTreeMap<PathBuf, Vec<Content>>,
 }
 
 #[derive(Default)]
@@ -122,6 +124,7 @@ impl Fs {
             tick_ns: rng.pick(&[1, 1_000_000, 4_000_000]),
             capacity: 1 << 40,
             guarded: BTreeSet::new(),
+            history: BTreeMap::new(),
         }
     }
 
@@ -330,7 +333,13 @@ impl Fs {
         inode.holes.clear();
         inode.is_source = true;
         (inode.mtime_ns, inode.ctime_ns) = (time, time);
+        self.history.entry(path.to_owned()).or_default().push(Content::clone(content));
         self.sync_dir(path.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// The name of a file of the user's.
+    pub fn guarded_path(&self, ino: u64) -> Option<PathBuf> {
+        self.guarded.iter().find(|path| self.find(path) == Some(ino)).cloned()
     }
 
     pub fn user_removes(&mut self, path: &Path) -> io::Result<()> {

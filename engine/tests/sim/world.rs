@@ -9,16 +9,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "tokio's clock is virtual here")]
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::pending;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use longhaul::sim::{BoxFuture, Clock, Entropy, WallMs};
 use longhaul_journal::mem::MemDisk;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::fault::{Fault, Rates, Tally};
@@ -46,8 +46,7 @@ pub struct World {
     pub journal: MemDisk,
     inner: Mutex<Inner>,
     /// Number of the life whose ports still work; a crash makes it one more.
-    life: AtomicU64,
-    crashed: Notify,
+    life: watch::Sender<u64>,
 }
 
 struct Inner {
@@ -63,6 +62,7 @@ struct Inner {
     open: bool,
     poisoned: bool,
     quiet: bool,
+    held: BTreeSet<u64>,
 }
 
 /// What happened, as a hash and, when asked for, in words.
@@ -96,6 +96,7 @@ impl World {
             open: false,
             poisoned: false,
             quiet: false,
+            held: BTreeSet::new(),
             rng: Rng::new(rng.bits()),
         };
         Arc::new(Self {
@@ -104,8 +105,7 @@ impl World {
             shelf: Mutex::default(),
             journal: MemDisk::new(),
             inner: Mutex::new(inner),
-            life: AtomicU64::new(0),
-            crashed: Notify::new(),
+            life: watch::Sender::new(0),
         })
     }
 
@@ -209,7 +209,7 @@ impl World {
         (inner.fuse, inner.open, inner.poisoned) = (fuse, false, false);
         inner.tally.lives += 1;
         drop(inner);
-        let life = self.life.load(Relaxed);
+        let life = *self.life.borrow();
         self.note(format_args!("== life {life}, fuse {fuse:?}"));
         life
     }
@@ -219,11 +219,16 @@ impl World {
         self.inner().open = true;
     }
 
-    /// Lets the time between two lives pass; to be called when the runtime of the old one is gone.
-    pub fn end_life(&self) {
+    /// Stops the clock; to be called inside of the runtime of a life that is over.
+    pub fn freeze(&self) {
         let now = self.now();
         let mut inner = self.inner();
         (inner.base, inner.started) = (now, None);
+    }
+
+    /// Lets the time between two lives pass.
+    pub fn between_lives(&self) {
+        let mut inner = self.inner();
         let pause_ms = if inner.rng.chance(300) { 1 } else { inner.rng.within(1, 90_000) };
         inner.base += Duration::from_millis(pause_ms);
         let jumps = !inner.quiet && inner.rng.chance(250);
@@ -237,7 +242,7 @@ impl World {
     }
 
     pub fn is_alive(&self, life: u64) -> bool {
-        self.life.load(Relaxed) == life
+        *self.life.borrow() == life
     }
 
     /// Before an act of this life. An error: it is dead, and nothing may be done.
@@ -285,9 +290,10 @@ impl World {
 
     /// The end of a life, now.
     pub fn crash(&self, life: u64, end: End) {
-        if self.life.compare_exchange(life, life + 1, Relaxed, Relaxed).is_err() {
+        if !self.is_alive(life) {
             return;
         }
+        self.life.send_replace(life + 1);
         self.count(if end == End::Kill { Fault::Kill } else { Fault::Cut });
         if !self.inner().open {
             self.count(Fault::CrashInRecovery);
@@ -303,20 +309,21 @@ impl World {
                 lock(&self.fs).cut(&mut Rng::new(chance));
             }
         }
-        self.crashed.notify_one();
     }
 
     /// The process has ended by itself; what it did not write is gone.
     pub fn exited(&self, life: u64) {
-        self.life.store(life + 1, Relaxed);
+        self.life.send_replace(life + 1);
         let chance = self.rng(Rng::bits);
         self.journal.kill(chance);
         lock(&self.fs).kill();
     }
 
     /// Resolves when a crash has ended the life.
-    pub async fn crashed(&self) {
-        self.crashed.notified().await;
+    pub async fn crashed(&self, life: u64) {
+        let mut now = self.life.subscribe();
+        // The sender is part of the world.
+        let _ended = now.wait_for(|now| *now != life).await;
     }
 
     /// The journal has told this life of an error.
@@ -326,6 +333,20 @@ impl World {
 
     pub fn is_poisoned(&self) -> bool {
         self.inner().poisoned
+    }
+
+    /// A job has been told to hold still, and has said that it does.
+    pub fn hold(&self, job: u64) {
+        self.inner().held.insert(job);
+    }
+
+    /// It may go on: before it is told so.
+    pub fn let_go(&self, job: u64) {
+        self.inner().held.remove(&job);
+    }
+
+    pub fn held(&self) -> BTreeSet<u64> {
+        self.inner().held.clone()
     }
 
     /// A wait of virtual time; of a dead process, for ever.

@@ -92,7 +92,11 @@ fn states_follow_the_documented_way() {
     bench.give(Input::Snapped(Snapshot { method: SnapshotMethod::Copy, size: 10, file: fingerprint(10) }));
     assert_eq!(bench.job().state(), JobState::Staged);
     bench.admit();
-    assert!(matches!(bench.effects[..], [Effect::Protocol(protocol::Effect::Send(_))]), "{:?}", bench.effects);
+    assert!(
+        matches!(bench.effects[..], [Effect::Protocol(protocol::Effect::Send(_))]),
+        "{:?}",
+        bench.effects
+    );
 }
 
 #[test]
@@ -173,7 +177,10 @@ fn a_changed_source_fails_and_never_completes() {
     assert!(bench.give(Input::LocalFault(LocalFault::SourceChanged("it was written to".to_owned()))));
     let failed = |core: &Core| {
         matches!(&core.phase, Phase::Ended(Outcome::Failed(FailCause::SourceChanged(_))))
-            || matches!(&core.phase, Phase::Ending { outcome: Outcome::Failed(FailCause::SourceChanged(_)), .. })
+            || matches!(
+                &core.phase,
+                Phase::Ending { outcome: Outcome::Failed(FailCause::SourceChanged(_)), .. }
+            )
     };
     assert!(failed(&bench.job().core));
 }
@@ -232,9 +239,10 @@ fn every_input() -> Vec<Input> {
         [200, 201, 204, 206, 302, 400, 401, 404, 409, 410, 416, 423, 429, 460, 500, 503]
             .map(|status| Input::Protocol(protocol::Input::Reply { lane: 0, reply: reply(status) })),
     );
-    inputs.extend([NetErrorKind::Connect, NetErrorKind::Timeout, NetErrorKind::Broken, NetErrorKind::Tls].map(
-        |kind| Input::Protocol(protocol::Input::Lost { lane: 0, kind, why: "why".to_owned() }),
-    ));
+    inputs.extend(
+        [NetErrorKind::Connect, NetErrorKind::Timeout, NetErrorKind::Broken, NetErrorKind::Tls]
+            .map(|kind| Input::Protocol(protocol::Input::Lost { lane: 0, kind, why: "why".to_owned() })),
+    );
     inputs
 }
 

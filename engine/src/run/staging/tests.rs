@@ -1,0 +1,240 @@
+//! On a real file system: what is made, what is refused, and what a crash in the middle leaves to do.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::os::disk::OsDisk;
+
+struct Bench {
+    dir: TempDir,
+    disk: OsDisk,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("stage")).expect("a staging area");
+        Self { dir, disk: OsDisk::default() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn source(&self, content: &[u8]) -> Fingerprint {
+        fs::write(self.path("source"), content).expect("a source");
+        self.disk.inspect(&self.path("source")).expect("readable").expect("there")
+    }
+
+    fn plan(&self, source: Fingerprint, mode: StageMode, copy_fits: bool) -> StagePlan {
+        StagePlan {
+            source_path: self.path("source"),
+            source: Some(source),
+            mode,
+            copy_fits,
+            stage_path: self.path("stage/0000000000000001.stage"),
+            stop: Arc::default(),
+        }
+    }
+
+    fn staged(&self) -> Vec<String> {
+        let names = fs::read_dir(self.path("stage")).expect("readable");
+        names.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    fn part(&self, content: &[u8]) -> Part {
+        let part = make_part(&self.disk, &self.path(".file.haul")).expect("made");
+        fs::write(&part.path, content).expect("written");
+        part
+    }
+}
+
+#[test]
+fn a_copy_has_the_content_and_a_private_mode_and_leaves_the_source_alone() {
+    let bench = Bench::new();
+    let source = bench.source(b"content");
+    let snapshot = stage(&bench.disk, &bench.plan(source, StageMode::Copy, true)).expect("staged");
+    let copy = bench.path("stage/0000000000000001.stage");
+    assert_eq!((snapshot.size, fs::read(&copy).expect("readable")), (7, b"content".to_vec()));
+    assert_eq!(fs::metadata(&copy).expect("there").mode() & 0o777, 0o600);
+    assert_eq!(bench.staged(), ["0000000000000001.stage"]);
+    let after = bench.disk.inspect(&bench.path("source")).expect("readable").expect("there");
+    assert!(after.same_content(&source), "nothing of the source moved, not even a time");
+}
+
+#[test]
+fn holes_stay_holes() {
+    let bench = Bench::new();
+    let file = fs::File::create(bench.path("source")).expect("created");
+    std::os::unix::fs::FileExt::write_all_at(&file, b"end", 64 << 20).expect("written");
+    file.sync_all().expect("synced");
+    let source = bench.disk.inspect(&bench.path("source")).expect("readable").expect("there");
+    let snapshot = stage(&bench.disk, &bench.plan(source, StageMode::Copy, true)).expect("staged");
+    let copy = fs::metadata(bench.path("stage/0000000000000001.stage")).expect("there");
+    assert_eq!((snapshot.size, copy.len()), ((64 << 20) + 3, (64 << 20) + 3));
+    assert!(copy.blocks() * 512 < 4 << 20, "{} blocks", copy.blocks());
+}
+
+#[test]
+fn too_large_for_the_budget_means_guarded_in_place_or_a_copy_if_that_was_asked_for() {
+    let bench = Bench::new();
+    let source = bench.source(b"content");
+    let method = |mode| stage(&bench.disk, &bench.plan(source, mode, false)).expect("staged").method;
+    assert_eq!(method(StageMode::None), SnapshotMethod::InPlace);
+    // On a file system with reflinks a clone is always better, whatever the budget.
+    assert_ne!(method(StageMode::Auto), SnapshotMethod::Copy);
+    assert_ne!(method(StageMode::Copy), SnapshotMethod::InPlace);
+}
+
+#[test]
+fn a_source_that_changed_since_submit_is_refused_and_leaves_nothing() {
+    let bench = Bench::new();
+    let source = bench.source(b"content");
+    fs::write(bench.path("source"), b"another").expect("rewritten");
+    for mode in [StageMode::None, StageMode::Auto, StageMode::Copy] {
+        let refused = stage(&bench.disk, &bench.plan(source, mode, true));
+        assert!(matches!(refused, Err(LocalFault::SourceChanged(_))), "{refused:?}");
+    }
+    fs::remove_file(bench.path("source")).expect("removed");
+    let refused = stage(&bench.disk, &bench.plan(source, StageMode::Copy, true));
+    assert!(matches!(refused, Err(LocalFault::SourceChanged(_))), "{refused:?}");
+    assert_eq!(bench.staged(), [""; 0]);
+}
+
+#[test]
+fn a_halted_copy_stops_and_leaves_nothing() {
+    let bench = Bench::new();
+    let plan = bench.plan(bench.source(&[1; 4096]), StageMode::Copy, true);
+    plan.stop.store(true, Ordering::Relaxed);
+    match stage(&bench.disk, &plan) {
+        Err(LocalFault::Transient(_)) => assert_eq!(bench.staged(), [""; 0]),
+        Ok(snapshot) => assert_eq!(snapshot.method, SnapshotMethod::Clone, "a clone has nothing to halt"),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn leftovers_of_a_crash_in_the_middle_of_staging_are_replaced() {
+    let bench = Bench::new();
+    let source = bench.source(b"content");
+    fs::write(bench.path("stage/0000000000000001.tmp"), b"half").expect("a leftover");
+    fs::write(bench.path("stage/0000000000000001.stage"), b"not journaled").expect("a leftover");
+    stage(&bench.disk, &bench.plan(source, StageMode::Copy, true)).expect("staged");
+    assert_eq!(bench.staged(), ["0000000000000001.stage"]);
+    assert_eq!(fs::read(bench.path("stage/0000000000000001.stage")).expect("readable"), b"content");
+}
+
+#[test]
+fn a_snapshot_that_is_not_ours_is_not_read() {
+    let bench = Bench::new();
+    let source = bench.source(b"content");
+    let plan = bench.plan(source, StageMode::Copy, true);
+    let snapshot = stage(&bench.disk, &plan).expect("staged");
+    let from =
+        SnapshotSource { snapshot, source_path: plan.source_path, stage_path: plan.stage_path.clone() };
+    assert!(open_snapshot(&bench.disk, &from).is_ok());
+    fs::hard_link(&plan.stage_path, bench.path("planted")).expect("linked");
+    assert!(matches!(open_snapshot(&bench.disk, &from), Err(LocalFault::Fatal(_))), "a planted hard link");
+    fs::remove_file(&plan.stage_path).expect("removed");
+    fs::write(&plan.stage_path, b"content").expect("replaced");
+    assert!(matches!(open_snapshot(&bench.disk, &from), Err(LocalFault::Fatal(_))), "another inode");
+    fs::remove_file(&plan.stage_path).expect("removed");
+    std::os::unix::fs::symlink("/etc/passwd", &plan.stage_path).expect("planted");
+    assert!(matches!(open_snapshot(&bench.disk, &from), Err(LocalFault::Fatal(_))), "a symbolic link");
+}
+
+#[test]
+fn a_part_file_shorter_than_the_journal_says_is_lost_not_padded() {
+    let bench = Bench::new();
+    let part = bench.part(b"12345");
+    assert!(open_part(&bench.disk, &part, 5).is_ok());
+    assert!(matches!(open_part(&bench.disk, &part, 6), Err(LocalFault::PartLost(_))));
+    fs::remove_file(&part.path).expect("removed");
+    assert!(matches!(open_part(&bench.disk, &part, 0), Err(LocalFault::PartLost(_))));
+    fs::write(&part.path, b"12345").expect("replaced");
+    let replaced = open_part(&bench.disk, &part, 5);
+    // A file system may give the same inode number again; then it is the same file to everyone.
+    assert!(replaced.is_ok() || matches!(replaced, Err(LocalFault::PartLost(_))));
+}
+
+#[test]
+fn publishing_can_be_repeated_after_a_crash_at_any_point() {
+    let bench = Bench::new();
+    let to = bench.path("file");
+    let part = bench.part(b"12345 and untrusted bytes");
+    let done = |outcome| matches!(outcome, Ok(Publish::Done));
+    assert!(done(publish(&bench.disk, &part, &to, 5, false)));
+    assert!(done(publish(&bench.disk, &part, &to, 5, false)), "renamed, not journaled");
+    assert_eq!(fs::read(&to).expect("readable"), b"12345");
+    fs::hard_link(&to, &part.path).expect("linked");
+    assert!(done(publish(&bench.disk, &part, &to, 5, false)), "linked, not unlinked");
+    assert!(!part.path.exists());
+    fs::remove_file(&to).expect("removed");
+    let unknown = publish(&bench.disk, &part, &to, 5, false);
+    assert!(matches!(unknown, Err(LocalFault::PublishUnknown(_))), "neither is there");
+}
+
+#[test]
+fn publishing_replaces_only_what_it_may() {
+    let bench = Bench::new();
+    let to = bench.path("file");
+    fs::write(&to, b"the user's").expect("written");
+    let part = bench.part(b"12345");
+    assert!(matches!(publish(&bench.disk, &part, &to, 5, false), Ok(Publish::Exists)));
+    assert_eq!(fs::read(&to).expect("readable"), b"the user's");
+    assert!(matches!(publish(&bench.disk, &part, &to, 5, true), Ok(Publish::Done)));
+    assert_eq!(fs::read(&to).expect("readable"), b"12345");
+}
+
+#[test]
+fn freeing_takes_only_what_is_ours() {
+    let bench = Bench::new();
+    let part = bench.part(b"12345");
+    fs::remove_file(&part.path).expect("removed");
+    fs::write(&part.path, b"a user's file of the same name").expect("written");
+    let other = Some((part.dev, part.ino.wrapping_add(1)));
+    let remains = |identity| Remains { stage: None, part: Some((part.path.clone(), identity)) };
+    free(&bench.disk, &remains(other)).expect("nothing to do");
+    assert!(part.path.exists());
+    free(&bench.disk, &remains(None)).expect("removed");
+    assert!(!part.path.exists());
+    free(&bench.disk, &remains(None)).expect("again, after a crash");
+}
+
+#[test]
+fn the_sweep_removes_by_number_and_leaves_strangers() {
+    let bench = Bench::new();
+    for name in ["0000000000000001.stage", "0000000000000002.tmp", "notes.txt", "1.stage"] {
+        fs::write(bench.path("stage").join(name), b"x").expect("written");
+    }
+    let removed = sweep(&bench.disk, &bench.path("stage"), |job| job == 1).expect("swept");
+    assert_eq!(removed, [bench.path("stage/0000000000000002.tmp")]);
+    let mut left = bench.staged();
+    left.sort();
+    assert_eq!(left, ["0000000000000001.stage", "1.stage", "notes.txt"]);
+}
+
+proptest! {
+    #[test]
+    fn a_copy_is_the_source_whatever_its_shape(
+        pieces in prop::collection::vec((0u64..3_000_000, prop::collection::vec(any::<u8>(), 1..2000)), 0..6),
+        tail in 0u64..200_000,
+    ) {
+        let bench = Bench::new();
+        let file = fs::File::create(bench.path("source")).expect("created");
+        let mut end = 0;
+        for (offset, bytes) in &pieces {
+            std::os::unix::fs::FileExt::write_all_at(&file, bytes, *offset).expect("written");
+            end = end.max(offset + bytes.len() as u64);
+        }
+        file.set_len(end + tail).expect("sized");
+        let source = bench.disk.inspect(&bench.path("source")).expect("readable").expect("there");
+        stage(&bench.disk, &bench.plan(source, StageMode::Copy, true)).expect("staged");
+        let copy = fs::read(bench.path("stage/0000000000000001.stage")).expect("readable");
+        prop_assert_eq!(copy, fs::read(bench.path("source")).expect("readable"));
+    }
+}

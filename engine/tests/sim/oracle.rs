@@ -1,0 +1,295 @@
+//! What must hold, as an outsider can tell: from answers, events, the journal's records, the disk and
+//! the servers. The names I1 to I16 and R0 to R15 are RELIABILITY.md's.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use longhaul::sim::{Outcome, Phase, Record, Transition};
+use longhaul::{JobId, JobState, JobView};
+use longhaul_journal::Opened;
+
+use super::fault::Fault;
+use super::rng::Content;
+use super::scenario::{Plan, Way};
+use super::world::{World, lock};
+
+/// How far a submission has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Unsent,
+    /// Called; its answer has not come, or was lost in a crash.
+    Asked,
+    /// Answered: the job exists for good.
+    Accepted(JobId),
+    /// Refused: it does not.
+    Refused,
+}
+
+/// What is known of one job.
+pub struct Known {
+    pub plan: Plan,
+    pub stage: Stage,
+    /// The contents that the source had while submit was under way, as indices of its history.
+    first: usize,
+    last: usize,
+    pub cancel_asked: bool,
+    pub cancel_answered: bool,
+    pub resumes: u64,
+    /// The view in which it was first seen ended.
+    ended: Option<JobView>,
+}
+
+pub struct Oracle {
+    pub known: BTreeMap<u64, Known>,
+    records: Vec<Record>,
+}
+
+/// Which planned job a view is of: by its URL.
+pub fn planned(view: &JobView) -> u64 {
+    let url = if view.source.starts_with("http") { &view.source } else { &view.target };
+    url.split('/').nth(3).and_then(|part| part.parse().ok()).unwrap_or_default()
+}
+
+/// A view, but for what may differ between two looks at an ended job.
+fn same_end(one: &JobView, other: &JobView) -> bool {
+    let key = |view: &JobView| (view.id, view.state, view.cause.clone(), view.evidence.clone(), view.file.clone());
+    key(one) == key(other) && one.done == other.done && one.leftover == other.leftover
+}
+
+impl Oracle {
+    pub fn new(plans: &[Plan]) -> Self {
+        let known = plans.iter().map(|plan| {
+            let known = Known {
+                plan: plan.clone(),
+                stage: Stage::Unsent,
+                first: 0,
+                last: 0,
+                cancel_asked: false,
+                cancel_answered: false,
+                resumes: 0,
+                ended: None,
+            };
+            (plan.job, known)
+        });
+        Self { known: known.collect(), records: Vec::new() }
+    }
+
+    pub fn id(&self, job: u64) -> Option<JobId> {
+        match self.known.get(&job)?.stage {
+            Stage::Accepted(id) => Some(id),
+            Stage::Unsent | Stage::Asked | Stage::Refused => None,
+        }
+    }
+
+    fn versions_now(world: &World, plan: &Plan) -> usize {
+        let Way::Up { source, .. } = &plan.way else { return 0 };
+        lock(&world.fs).history.get(source).map_or(0, |all| all.len().saturating_sub(1))
+    }
+
+    /// Submit is about to be called.
+    pub fn asks(&mut self, world: &World, job: u64) {
+        if let Some(known) = self.known.get_mut(&job) {
+            known.stage = Stage::Asked;
+            known.first = Self::versions_now(world, &known.plan);
+            known.last = usize::MAX;
+        }
+    }
+
+    /// Submit has returned.
+    pub fn accepted(&mut self, world: &World, job: u64, id: JobId) {
+        if let Some(known) = self.known.get_mut(&job) {
+            known.stage = Stage::Accepted(id);
+            known.last = Self::versions_now(world, &known.plan);
+        }
+    }
+
+    /// The contents that an upload may have.
+    fn snapshots(world: &World, known: &Known) -> Vec<Content> {
+        let Way::Up { source, .. } = &known.plan.way else { return Vec::new() };
+        let fs = lock(&world.fs);
+        let all = fs.history.get(source).map(Vec::as_slice).unwrap_or_default();
+        all.iter().enumerate().filter(|(at, _)| (known.first..=known.last).contains(at)).map(|(_, c)| Content::clone(c)).collect()
+    }
+
+    /// Looks at what the journal has brought back, before anything acts on it.
+    pub fn read(&mut self, world: &World, opened: &Opened<Transition>) {
+        let records: Vec<Record> = opened.tail.iter().map(|found| found.value().clone()).collect();
+        world.note(format_args!("journal has {} records", records.len()));
+        if records.len() < self.records.len() || records[..self.records.len()] != self.records[..] {
+            world.violate(format!("I3: {} records were there, {} came back", self.records.len(), records.len()));
+        }
+        let mut last: BTreeMap<JobId, &Record> = BTreeMap::new();
+        let mut resumed: BTreeMap<JobId, u64> = BTreeMap::new();
+        for record in &records {
+            let (Record::Submitted { id, .. } | Record::Moved { id, .. }) = record;
+            let before = last.insert(*id, record);
+            if let Some(Record::Moved { core, .. }) = before {
+                if matches!(core.phase, Phase::Ended(_)) {
+                    world.violate(format!("I6: job {id} moves after its end: {record:?}"));
+                }
+                let asks = core.suspended.as_ref().is_some_and(|cause| !cause.clears_itself());
+                if asks && matches!(record, Record::Moved { what: Some(what), .. } if what == "resumed") {
+                    *resumed.entry(*id).or_default() += 1;
+                }
+            }
+            if let Record::Moved { core, .. } = record
+                && core.size.is_some_and(|size| core.done > size)
+            {
+                world.violate(format!("job {id} is at {} of {:?}", core.done, core.size));
+            }
+        }
+        for (id, record) in last {
+            self.compare_disk(world, id, record);
+        }
+        for known in self.known.values() {
+            let Stage::Accepted(id) = known.stage else { continue };
+            if resumed.get(&id).is_some_and(|&resumed| resumed > known.resumes) {
+                world.violate(format!("R13: job {id} went on more often than it was resumed"));
+            }
+        }
+        self.records = records;
+    }
+
+    fn by_id(&self, id: JobId) -> Option<&Known> {
+        self.known.values().find(|known| known.stage == Stage::Accepted(id))
+    }
+
+    /// What the journal says that the disk holds, the disk holds, and durably.
+    fn compare_disk(&self, world: &World, id: JobId, record: &Record) {
+        let (Some(known), Record::Moved { core, .. }) = (self.by_id(id), record) else { return };
+        let at_work = matches!(core.phase, Phase::Staged | Phase::Sending(_));
+        if let Some(snapshot) = core.snapshot.as_ref().filter(|_| at_work)
+            && format!("{:?}", snapshot.method) != "InPlace"
+        {
+            let path = PathBuf::from(format!("/state/stage/{:016x}.stage", id.0));
+            let fs = lock(&world.fs);
+            let found = fs.durable(&path).map(<[u8]>::to_vec);
+            drop(fs);
+            if !Self::snapshots(world, known).iter().any(|content| Some(&**content) == found.as_ref()) {
+                let len = found.map(|found| found.len());
+                world.violate(format!("I4: job {id}'s staged copy is not its source as it was ({len:?} bytes)"));
+            }
+        }
+        let damaged = world.tally(|tally| tally.any(&[Fault::PartTruncated, Fault::PartDeleted]));
+        if let Some(part) = core.part.as_ref().filter(|_| at_work && !damaged && core.done > 0) {
+            let fs = lock(&world.fs);
+            let found = fs.durable(&part.path).unwrap_or_default();
+            let shelf = lock(&world.shelf);
+            let done = core.done as usize;
+            let fits = found.len() >= done
+                && shelf.remotes[&known.plan.job].versions().any(|version| version.get(..done) == Some(&found[..done]));
+            let len = found.len();
+            drop(fs);
+            if !fits {
+                world.violate(format!("job {id} has journaled {done} bytes that its part file ({len}) does not have"));
+            }
+        }
+    }
+
+    /// Looks at the jobs of a session that has just opened; gives the submissions that must be repeated.
+    pub fn reopened(&mut self, world: &World, views: &[JobView]) -> Vec<u64> {
+        let mut again = Vec::new();
+        let held = world.held();
+        for view in views {
+            self.seen(world, view);
+        }
+        for known in self.known.values_mut() {
+            let view = views.iter().find(|view| planned(view) == known.plan.job);
+            match (known.stage, view) {
+                (Stage::Asked, Some(view)) => known.stage = Stage::Accepted(view.id),
+                (Stage::Asked, None) => again.push(known.plan.job),
+                (Stage::Accepted(id), view) if view.is_none_or(|view| view.id != id) => {
+                    world.violate(format!("I3: job {id} was accepted, and is gone"));
+                }
+                (Stage::Unsent | Stage::Refused, Some(view)) => {
+                    world.violate(format!("job {} was never asked for, or refused", view.id));
+                }
+                (Stage::Accepted(_), Some(view)) => {
+                    if held.contains(&known.plan.job) && view.state != JobState::Suspended {
+                        world.violate(format!("R13: job {} was suspended, and is {}", view.id, view.state));
+                    }
+                    if let Some(remote) = lock(&world.shelf).remotes.get_mut(&known.plan.job) {
+                        remote.expect(view.done);
+                    }
+                }
+                (Stage::Accepted(_) | Stage::Unsent | Stage::Refused, None) => {}
+            }
+        }
+        self.staged_files(world, views);
+        again
+    }
+
+    /// I4: every staging file belongs to a job that is not ended.
+    fn staged_files(&self, world: &World, views: &[JobView]) {
+        let files = lock(&world.fs).list(Path::new("/state/stage")).unwrap_or_default();
+        for path in files {
+            let number = path.file_stem().and_then(|stem| u64::from_str_radix(&stem.to_string_lossy(), 16).ok());
+            let owner = views.iter().find(|view| Some(view.id.0) == number);
+            if owner.is_none_or(|view| view.state.is_terminal()) {
+                world.violate(format!("I4: {} belongs to no unfinished job", path.display()));
+            }
+        }
+    }
+
+    /// A view of a job, from wherever.
+    pub fn seen(&mut self, world: &World, view: &JobView) {
+        if view.size.is_some_and(|size| view.done > size) {
+            world.violate(format!("job {} shows {} of {:?}", view.id, view.done, view.size));
+        }
+        let Some(known) = self.known.get_mut(&planned(view)) else { return };
+        match &known.ended {
+            Some(ended) if !same_end(ended, view) => {
+                world.violate(format!("I6: job {} was {ended:?} and is {view:?}", view.id));
+            }
+            Some(_) => {}
+            None if view.state.is_terminal() => {
+                known.ended = Some(view.clone());
+                let known = &self.known[&planned(view)];
+                Self::ends(world, known, view);
+            }
+            None => {}
+        }
+    }
+
+    /// A job is seen ended for the first time.
+    fn ends(world: &World, known: &Known, view: &JobView) {
+        world.note(format_args!("job {} is {} ({:?})", view.id, view.state, view.cause));
+        if view.state != JobState::Completed {
+            return;
+        }
+        if known.cancel_answered {
+            world.violate(format!("R14: job {} was cancelled, and is completed", view.id));
+        }
+        match &known.plan.way {
+            Way::Up { .. } => {
+                let tus = lock(&world.tus);
+                let objects: Vec<Content> =
+                    tus.objects.iter().filter(|o| o.job == known.plan.job && !o.withdrawn).map(|o| Content::clone(&o.content)).collect();
+                drop(tus);
+                let snapshots = Self::snapshots(world, known);
+                if objects.is_empty() || !objects.iter().all(|object| snapshots.contains(object)) {
+                    world.violate(format!("I9: job {} is completed, the server has {} objects, not all of one snapshot", view.id, objects.len()));
+                }
+            }
+            Way::Down { to, .. } => {
+                let fs = lock(&world.fs);
+                let found = fs.durable(to);
+                let shelf = lock(&world.shelf);
+                let whole = shelf.remotes[&known.plan.job].versions().any(|version| Some(version.as_slice()) == found);
+                if !whole {
+                    let len = found.map(<[u8]>::len);
+                    drop(fs);
+                    world.violate(format!("I9: job {} is completed, {} is no version durably ({len:?} bytes)", view.id, to.display()));
+                }
+            }
+        }
+    }
+
+    /// The state that the journal's last record of a job gives it.
+    pub fn ended_in_journal(&self, id: JobId) -> bool {
+        let last = self.records.iter().rev().find(|record| match record {
+            Record::Submitted { id: of, .. } | Record::Moved { id: of, .. } => *of == id,
+        });
+        matches!(last, Some(Record::Moved { core, .. }) if matches!(core.phase, Phase::Ended(Outcome::Completed(_) | Outcome::Failed(_))))
+    }
+}

@@ -1,0 +1,72 @@
+//! The journal's store: the crate's own in memory, with each call a point where a crash or an error can be.
+
+use std::io;
+use std::sync::Arc;
+
+use longhaul_journal::{Batch, Store, StoreError, Visit};
+
+use super::fault::Fault;
+use super::world::World;
+
+pub struct SimStore {
+    inner: Box<dyn Store>,
+    world: Arc<World>,
+    life: u64,
+}
+
+impl SimStore {
+    pub fn new(world: &Arc<World>, life: u64) -> Self {
+        Self { inner: world.journal.store(), world: Arc::clone(world), life }
+    }
+
+    fn call<T>(
+        &mut self,
+        name: &str,
+        fault: Option<Fault>,
+        call: impl FnOnce(&mut dyn Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let dead = |_| StoreError::Dead;
+        self.world.enter(self.life, format_args!("journal {name}")).map_err(dead)?;
+        if fault.is_some_and(|fault| self.world.fires(fault)) {
+            self.world.poison();
+            return Err(StoreError::Io { doing: name.to_owned(), source: io::Error::from_raw_os_error(5) });
+        }
+        let done = call(&mut *self.inner);
+        self.world.leave(self.life).map_err(dead)?;
+        done
+    }
+}
+
+impl Store for SimStore {
+    fn apply(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.call("apply", Some(Fault::JournalApply), |store| store.apply(batch))
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        self.call("flush", Some(Fault::JournalFlush), |store| store.flush())
+    }
+
+    fn scan(&mut self, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.call("scan", None, |store| store.scan(from, visit))
+    }
+
+    fn check(&mut self) -> Result<(), StoreError> {
+        self.call("check", None, |store| store.check())
+    }
+
+    fn witness_read(&mut self) -> Result<[Vec<u8>; 2], StoreError> {
+        self.call("witness-read", None, |store| store.witness_read())
+    }
+
+    fn witness_write(&mut self, slot: u8, bytes: &[u8]) -> Result<(), StoreError> {
+        self.call("witness-write", None, |store| store.witness_write(slot, bytes))
+    }
+
+    fn witness_sync(&mut self) -> Result<(), StoreError> {
+        self.call("witness-sync", None, |store| store.witness_sync())
+    }
+
+    fn export(&mut self, name: &str, image: &[u8]) -> Result<(), StoreError> {
+        self.call("export", None, |store| store.export(name, image))
+    }
+}

@@ -1,0 +1,411 @@
+//! A tus 1.0 server by the letter: creation, creation-with-upload, termination, checksum, expiration.
+//!
+//! Honest: what it confirmed it holds, and an object is what was sent in order. What makes it hard are
+//! its freedoms: it may keep or drop the bytes of a broken request, take them late, lock, forget a
+//! finished upload, or be restarted and lose what it had not confirmed.
+//!
+//! Request targets are `/JOB/` for creations and `/JOB/UPLOAD` for uploads, so that each belongs to a job.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use sha1::Digest as _;
+
+use super::rng::{Content, Rng};
+
+/// A request's head, as a server sees it.
+pub struct Head<'a> {
+    pub method: &'a Method,
+    pub path: &'a str,
+    pub headers: &'a HeaderMap,
+    pub len: u64,
+    pub now: Duration,
+}
+
+impl Head<'_> {
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// The numbers in the path.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.path.split('/').filter_map(|part| part.parse().ok()).collect()
+    }
+}
+
+/// An answer without a file in it.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+}
+
+impl Reply {
+    pub fn new(status: u16) -> Self {
+        Self { status, headers: HeaderMap::new() }
+    }
+
+    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+        if let Ok(value) = HeaderValue::try_from(value.to_string()) {
+            self.headers.insert(HeaderName::from_static(name), value);
+        }
+        self
+    }
+}
+
+/// What the server does with a request whose head it has read.
+pub enum Verdict {
+    Reply(Reply),
+    Body(Taking),
+}
+
+/// A body on its way into an upload.
+pub struct Taking {
+    upload: u64,
+    from: u64,
+    creation: bool,
+    /// With a checksum nothing counts before all is there.
+    digest: Option<Vec<u8>>,
+    held: Vec<u8>,
+    /// The last piece waits in a buffer, and arrives even if the connection does not live on.
+    lags: bool,
+    lag: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    options: bool,
+    with_upload: bool,
+    checksum: Option<&'static str>,
+    pub termination: bool,
+    expiry: Option<Duration>,
+    locks: bool,
+    keeps_partial: bool,
+    gone_when_complete: bool,
+    tells_length: bool,
+    relative: bool,
+}
+
+pub struct Upload {
+    pub job: u64,
+    len: u64,
+    data: Vec<u8>,
+    /// The offset that was confirmed last.
+    told: u64,
+    busy_until: Duration,
+    used_at: Duration,
+    pub complete: bool,
+    /// Asked for by its URL: whoever did knew it.
+    pub known: bool,
+}
+
+/// What a finished upload has become.
+pub struct Object {
+    pub job: u64,
+    pub content: Content,
+    /// Taken back by a DELETE.
+    pub withdrawn: bool,
+    upload: u64,
+}
+
+struct Late {
+    due: Duration,
+    upload: u64,
+    from: u64,
+    bytes: Bytes,
+}
+
+pub struct Tus {
+    pub offer: Offer,
+    pub uploads: BTreeMap<u64, Upload>,
+    pub objects: Vec<Object>,
+    /// Creations by job.
+    pub creations: BTreeMap<u64, u64>,
+    next: u64,
+    late: Vec<Late>,
+    /// What clients did that the protocol forbids.
+    pub wrong: Vec<String>,
+}
+
+impl Tus {
+    pub fn draw(rng: &mut Rng) -> Self {
+        let gone_when_complete = rng.chance(150);
+        let offer = Offer {
+            options: rng.chance(850),
+            with_upload: rng.chance(500),
+            checksum: rng.pick(&[None, None, None, Some("sha1"), Some("sha256")]),
+            termination: rng.chance(800),
+            expiry: rng.chance(300).then(|| Duration::from_secs(rng.within(120, 1800))),
+            locks: rng.chance(500),
+            keeps_partial: rng.chance(700),
+            gone_when_complete,
+            tells_length: rng.chance(900),
+            relative: rng.chance(500),
+        };
+        let (uploads, creations) = (BTreeMap::new(), BTreeMap::new());
+        Self { offer, uploads, objects: Vec::new(), creations, next: 1, late: Vec::new(), wrong: Vec::new() }
+    }
+
+    /// Files stay small where every byte is hashed.
+    pub fn hashes(&self) -> bool {
+        self.offer.checksum.is_some()
+    }
+
+    fn wrong(&mut self, head: &Head<'_>, what: &str) -> Verdict {
+        self.wrong.push(format!("tus: {} {}: {what}", head.method, head.path));
+        Verdict::Reply(Reply::new(400))
+    }
+
+    pub fn head(&mut self, head: &Head<'_>, lags: bool) -> Verdict {
+        self.settle(head.now);
+        if *head.method == Method::OPTIONS {
+            return Verdict::Reply(self.options());
+        }
+        if head.text("tus-resumable") != Some("1.0.0") {
+            return self.wrong(head, "without Tus-Resumable: 1.0.0");
+        }
+        match *head.numbers() {
+            [job] if *head.method == Method::POST => self.create(head, job, lags),
+            [_, upload] => self.request(head, upload, lags),
+            _ => self.wrong(head, "no such resource"),
+        }
+    }
+
+    fn options(&self) -> Reply {
+        if !self.offer.options {
+            return Reply::new(405);
+        }
+        let mut extensions = vec!["creation"];
+        extensions.extend(self.offer.with_upload.then_some("creation-with-upload"));
+        extensions.extend(self.offer.termination.then_some("termination"));
+        extensions.extend(self.offer.expiry.map(|_| "expiration"));
+        extensions.extend(self.offer.checksum.map(|_| "checksum"));
+        let reply = Reply::new(204).with("tus-version", "1.0.0").with("tus-extension", extensions.join(","));
+        match self.offer.checksum {
+            Some(name) => reply.with("tus-checksum-algorithm", name),
+            None => reply,
+        }
+    }
+
+    fn create(&mut self, head: &Head<'_>, job: u64, lags: bool) -> Verdict {
+        let Some(len) = head.number("upload-length") else { return self.wrong(head, "without Upload-Length") };
+        if head.len > 0 && (!self.offer.with_upload || head.len > len) {
+            return self.wrong(head, "with a body that was not offered or is too long");
+        }
+        let id = self.next;
+        self.next += 1;
+        *self.creations.entry(job).or_default() += 1;
+        let (told, busy_until, used_at) = (0, Duration::ZERO, head.now);
+        let upload = Upload { job, len, data: Vec::new(), told, busy_until, used_at, complete: false, known: false };
+        self.uploads.insert(id, upload);
+        let taking = Taking { upload: id, from: 0, creation: true, digest: None, held: Vec::new(), lags, lag: None };
+        if head.len > 0 { Verdict::Body(taking) } else { Verdict::Reply(self.finish(taking, head.now)) }
+    }
+
+    fn request(&mut self, head: &Head<'_>, id: u64, lags: bool) -> Verdict {
+        let Some(upload) = self.uploads.get_mut(&id) else { return Verdict::Reply(Reply::new(404)) };
+        upload.known = true;
+        if upload.busy_until > head.now {
+            return Verdict::Reply(Reply::new(423));
+        }
+        upload.used_at = head.now;
+        match *head.method {
+            Method::HEAD => {
+                let (len, offset) = (upload.len, upload.data.len() as u64);
+                upload.told = offset;
+                let reply = self.expires(Reply::new(200), head.now).with("upload-offset", offset);
+                let reply = reply.with("cache-control", "no-store");
+                let tells = self.offer.tells_length;
+                Verdict::Reply(if tells { reply.with("upload-length", len) } else { reply })
+            }
+            Method::DELETE if self.offer.termination => {
+                self.uploads.remove(&id);
+                for object in self.objects.iter_mut().filter(|object| object.upload == id) {
+                    object.withdrawn = true;
+                }
+                Verdict::Reply(Reply::new(204))
+            }
+            Method::PATCH => self.patch(head, id, lags),
+            _ => Verdict::Reply(Reply::new(405)),
+        }
+    }
+
+    fn patch(&mut self, head: &Head<'_>, id: u64, lags: bool) -> Verdict {
+        let upload = &self.uploads[&id];
+        let Some(offset) = head.number("upload-offset") else { return self.wrong(head, "without Upload-Offset") };
+        if head.text("content-type") != Some("application/offset+octet-stream") {
+            return self.wrong(head, "with another Content-Type");
+        }
+        if offset != upload.data.len() as u64 {
+            return Verdict::Reply(Reply::new(409));
+        }
+        if offset + head.len > upload.len {
+            return self.wrong(head, "with more than Upload-Length");
+        }
+        let digest = match (head.text("upload-checksum"), self.offer.checksum) {
+            (None, _) => None,
+            (Some(_), None) => return self.wrong(head, "with a checksum that was not offered"),
+            (Some(value), Some(name)) => match value.strip_prefix(name).map(|rest| STANDARD.decode(rest.trim_start())) {
+                Some(Ok(digest)) => Some(digest),
+                _ => return self.wrong(head, "with an unreadable checksum"),
+            },
+        };
+        Verdict::Body(Taking { upload: id, from: offset, creation: false, digest, held: Vec::new(), lags, lag: None })
+    }
+
+    /// A piece of the body has arrived.
+    pub fn feed(&mut self, taking: &mut Taking, bytes: Bytes) {
+        if taking.digest.is_some() {
+            taking.held.extend_from_slice(&bytes);
+        } else if taking.lags {
+            if let Some(before) = taking.lag.replace(bytes) {
+                self.store(taking.upload, &before);
+            }
+        } else {
+            self.store(taking.upload, &bytes);
+        }
+    }
+
+    fn store(&mut self, id: u64, bytes: &[u8]) {
+        let Some(upload) = self.uploads.get_mut(&id) else { return };
+        upload.data.extend_from_slice(bytes);
+    }
+
+    /// The whole body is there.
+    pub fn finish(&mut self, mut taking: Taking, now: Duration) -> Reply {
+        if let Some(lag) = taking.lag.take() {
+            self.store(taking.upload, &lag);
+        }
+        if let Some(wanted) = &taking.digest {
+            let got = match self.offer.checksum {
+                Some("sha1") => sha1::Sha1::digest(&taking.held).to_vec(),
+                _ => sha2::Sha256::digest(&taking.held).to_vec(),
+            };
+            if got != *wanted {
+                self.wrong.push(format!("tus: job's upload {}: body and Upload-Checksum differ", taking.upload));
+                return Reply::new(460);
+            }
+            self.store(taking.upload, &taking.held);
+        }
+        let Some(upload) = self.uploads.get_mut(&taking.upload) else { return Reply::new(404) };
+        let offset = upload.data.len() as u64;
+        (upload.told, upload.used_at) = (offset, now);
+        let job = upload.job;
+        self.commit(taking.upload);
+        let reply = self.expires(Reply::new(if taking.creation { 201 } else { 204 }), now);
+        let reply = reply.with("upload-offset", offset).with("tus-resumable", "1.0.0");
+        if !taking.creation {
+            return reply;
+        }
+        let base = if self.offer.relative { "" } else { "http://tus.sim" };
+        reply.with("location", format!("{base}/{job}/{}", taking.upload))
+    }
+
+    /// The connection has gone before the body was whole.
+    pub fn abort(&mut self, mut taking: Taking, now: Duration, rng: &mut Rng) {
+        let Some(upload) = self.uploads.get_mut(&taking.upload) else { return };
+        if !self.offer.keeps_partial {
+            upload.data.truncate(taking.from as usize);
+            return;
+        }
+        let due = now + Duration::from_millis(rng.within(0, 3000));
+        if self.offer.locks {
+            upload.busy_until = due;
+        }
+        if let Some(bytes) = taking.lag.take() {
+            let from = upload.data.len() as u64;
+            self.late.push(Late { due, upload: taking.upload, from, bytes });
+        }
+        self.commit(taking.upload);
+    }
+
+    /// Whether bytes are still on their way.
+    pub fn is_late(taking: &Taking) -> bool {
+        taking.lag.is_some()
+    }
+
+    /// Makes an object of an upload that has all its bytes.
+    fn commit(&mut self, id: u64) {
+        let Some(upload) = self.uploads.get_mut(&id) else { return };
+        if upload.complete || upload.data.len() as u64 != upload.len {
+            return;
+        }
+        upload.complete = true;
+        let content = Content::new(upload.data.clone());
+        self.objects.push(Object { job: upload.job, content, withdrawn: false, upload: id });
+        if self.offer.gone_when_complete {
+            self.uploads.remove(&id);
+        }
+    }
+
+    fn expires(&self, reply: Reply, now: Duration) -> Reply {
+        let Some(expiry) = self.offer.expiry else { return reply };
+        let at = std::time::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + now + expiry;
+        reply.with("upload-expires", httpdate::fmt_http_date(at))
+    }
+
+    /// What has become due since the last request.
+    pub fn settle(&mut self, now: Duration) {
+        let (due, late) = std::mem::take(&mut self.late).into_iter().partition(|late: &Late| late.due <= now);
+        self.late = late;
+        for Late { upload, from, bytes, .. } in due {
+            let stands = self.uploads.get(&upload).is_some_and(|found| found.data.len() as u64 == from);
+            // Another request was faster: it has the right offset, these bytes have not.
+            if stands {
+                self.store(upload, &bytes);
+                self.commit(upload);
+            }
+        }
+        if let Some(expiry) = self.offer.expiry {
+            self.uploads.retain(|_, upload| upload.complete || upload.used_at + expiry > now);
+        }
+    }
+
+    /// A restart: what was not confirmed is gone, or not; locks and late bytes are.
+    pub fn restart(&mut self, loses: bool) {
+        self.late.clear();
+        for upload in self.uploads.values_mut() {
+            upload.busy_until = Duration::ZERO;
+            if loses && !upload.complete {
+                upload.data.truncate(upload.told as usize);
+            }
+        }
+    }
+
+    fn unfinished(&mut self, path: &str) -> Option<(u64, &mut Upload)> {
+        let id = path.rsplit('/').next()?.parse().ok()?;
+        self.uploads.get_mut(&id).filter(|upload| !upload.complete).map(|upload| (id, upload))
+    }
+
+    /// Whether uploads vanish without anyone's fault.
+    pub fn forgets(&self) -> bool {
+        self.offer.gone_when_complete || self.offer.expiry.is_some()
+    }
+
+    /// Whether this is the path of an upload that has begun and is not complete.
+    pub fn has_begun(&mut self, path: &str) -> bool {
+        self.unfinished(path).is_some_and(|(_, upload)| upload.told > 0)
+    }
+
+    /// Loses bytes that it had confirmed.
+    pub fn lose_confirmed(&mut self, path: &str, rng: &mut Rng) {
+        if let Some((_, upload)) = self.unfinished(path) {
+            upload.data.truncate(rng.below(upload.told) as usize);
+        }
+    }
+
+    /// Drops an unfinished upload.
+    pub fn drop_upload(&mut self, path: &str) {
+        if let Some((id, _)) = self.unfinished(path) {
+            self.uploads.remove(&id);
+        }
+    }
+}
