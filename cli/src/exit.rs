@@ -122,6 +122,15 @@ impl Failure {
         }
     }
 
+    /// Says what to do when it is that somebody else owns the session.
+    #[must_use]
+    pub fn if_owned(self, hint: &str) -> Self {
+        match self.exit {
+            Exit::Owned => Self::new(Exit::Owned, format!("{}: {hint}", self.text)),
+            _ => self,
+        }
+    }
+
     /// The exit code.
     pub fn exit(&self) -> Exit {
         self.exit

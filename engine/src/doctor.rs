@@ -62,7 +62,6 @@ impl std::fmt::Display for Severity {
 }
 
 impl Report {
-    #[expect(clippy::needless_pass_by_value, reason = "facts read better without a & before each")]
     fn fact(&mut self, name: &str, value: impl std::fmt::Display) {
         self.facts.push((name.to_owned(), format!("{value}")));
     }

@@ -53,6 +53,8 @@ impl From<longhaul_journal::OpenError> for OpenError {
         match error {
             Journal::Damaged { .. } | Journal::LostTail { .. } => Self::Damaged { text },
             Journal::NewerVersion { .. } => Self::NewerVersion { text },
+            // Left behind by an owner that is just going: its session lock is free already.
+            Journal::Locked { place } => Self::Owned { pid: None, dir: PathBuf::from(place) },
             _ => Self::Journal(text),
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! Absent on purpose: policy. What to retry, when, and with which credentials is decided above.
 
+mod abort;
 mod body;
 mod clock;
 pub(crate) mod credential;

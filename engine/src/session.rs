@@ -355,7 +355,7 @@ pub(crate) fn replay(opened: &mut Opened<Transition>) -> Result<Jobs, OpenError>
 pub(crate) async fn sweep(ports: &Ports, stage_dir: &Path, jobs: &Jobs) -> Result<(), OpenError> {
     let dir = stage_dir.to_owned();
     let keep: std::collections::BTreeSet<u64> =
-        jobs.map.values().filter(|job| !job.state().is_terminal()).map(|job| job.id.0).collect();
+        jobs.map.values().filter(|job| !job.state().is_terminal() && job.core.has_copy()).map(|job| job.id.0).collect();
     let last = jobs.last.0;
     let swept = ports.block(move |disk| {
         let newer =

@@ -70,7 +70,7 @@ fn a_paused_download_stops_and_goes_on() {
     let target = haul.out().join("copy.bin");
     // The foreground command owns the session here; the pause comes from another process.
     let (id, get) = haul.begin(&["get", &proxy.url("/data.bin"), "-o", arg(&target)]);
-    proxy.until_bytes(Way::Down, 3 * MIB);
+    proxy.until_bytes(Way::Down, SIZE / 2);
     pause(&haul, &id, &proxy, Way::Down);
     get.wait().expect(4);
     assert!(!target.exists());
@@ -78,7 +78,11 @@ fn a_paused_download_stops_and_goes_on() {
     proxy.throttle(0);
     haul.run(&["resume", &id]).expect(0);
     assert_same(&target, &original);
-    assert!(proxy.bytes(Way::Down) - sent < SIZE - MIB, "what was there before the pause was fetched again");
+    // What had come in the last moments may not have been synced yet.
+    assert!(
+        proxy.bytes(Way::Down) - sent < SIZE - SIZE / 6,
+        "what was there before the pause was fetched again"
+    );
     haul.nothing_left();
 }
 

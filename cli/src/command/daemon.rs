@@ -50,7 +50,8 @@ async fn open(context: &Context, daemon: &Daemon) -> Result<Session, Failure> {
     let mut options = SessionOptions::new(&context.dir);
     options.concurrent = daemon.concurrent;
     options.stage_budget = daemon.stage_budget;
-    connect::past_visitors(async || Session::open(options.clone()).await).await
+    let opened = connect::past_visitors(async || Session::open(options.clone()).await).await;
+    opened.map_err(|failure| failure.if_owned("it runs the session's jobs already"))
 }
 
 fn tell_ready(context: &Context) -> Result<(), Failure> {

@@ -10,7 +10,9 @@ use crate::output::{self, Context};
 use crate::text::escape;
 
 pub async fn run(context: &Context) -> Result<Exit, Failure> {
-    let report = connect::past_visitors(async || examine(&context.dir).await).await?;
+    let report = connect::past_visitors(async || examine(&context.dir).await).await;
+    let report = report
+        .map_err(|failure| failure.if_owned("stop it first; it found the journal sound when it began"))?;
     if context.json {
         output::print_json(&report)?;
     } else {

@@ -73,6 +73,13 @@ pub enum LocalFault {
     SourceChanged(String),
     /// The source cannot be read.
     SourceIo(String),
+    /// The snapshot is not what the user said it is.
+    WrongChecksum {
+        /// As asked for.
+        expected: String,
+        /// As found.
+        got: String,
+    },
     /// No space (or quota) left.
     NoSpace(String),
     /// The part file is not what the journal says: begin anew.
@@ -191,6 +198,11 @@ impl Machine<'_> {
         if matches!(self.core.phase, Phase::Ended(_)) {
             return false;
         }
+        // A job that holds still hears nothing of what was in flight before.
+        let asked = matches!(input, Input::Suspend(_) | Input::Resume | Input::Cancel);
+        if self.core.suspended.is_some() && !asked {
+            return false;
+        }
         match input {
             Input::Admitted { restarted } => self.admitted(restarted),
             Input::Snapped(snapshot) => self.staged(|core| {
@@ -207,8 +219,11 @@ impl Machine<'_> {
             }
             Input::Freed => self.freed(),
             Input::FreeFailed(why) => {
-                self.back_off(&protocol::Retry { after: None, throttled: true, why });
-                true
+                let freeing = matches!(self.core.phase, Phase::Ending { remote: None, .. });
+                if freeing {
+                    self.back_off(&protocol::Retry { after: None, throttled: true, why });
+                }
+                freeing
             }
             Input::Suspend(cause) => self.suspend(cause),
             Input::Resume => self.resume(),
@@ -218,9 +233,6 @@ impl Machine<'_> {
 
     /// Takes the job up where its phase says; the same after a restart, a resume and a back-off.
     fn admitted(&mut self, restarted: bool) -> bool {
-        if self.core.suspended.is_some() {
-            return false;
-        }
         self.core.retry_at = None;
         if restarted {
             self.what = Some("taken up again after a restart".to_owned());
@@ -464,6 +476,9 @@ impl Machine<'_> {
         match fault {
             LocalFault::SourceChanged(how) => self.end(Outcome::Failed(FailCause::SourceChanged(clip(&how)))),
             LocalFault::SourceIo(why) => self.end(Outcome::Failed(FailCause::SourceIo(clip(&why)))),
+            LocalFault::WrongChecksum { expected, got } => {
+                self.end(Outcome::Failed(FailCause::ChecksumMismatch { expected, got }));
+            }
             LocalFault::Fatal(why) => self.end(Outcome::Failed(FailCause::LocalIo(clip(&why)))),
             LocalFault::PublishUnknown(why) => {
                 self.end(Outcome::Failed(FailCause::OutcomeUnknown(clip(&why))));

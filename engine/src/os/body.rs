@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::abort::Cutter;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -90,11 +92,16 @@ impl Pulse {
 }
 
 /// Ends the exchange when it is dropped: a request body that still moves is taken off the line.
-pub(super) struct Exchange(pub(super) Arc<Pulse>);
+/// One that has a connection of its own takes that down with it, buffers and all.
+pub(super) struct Exchange {
+    pub(super) pulse: Arc<Pulse>,
+    pub(super) cutter: Cutter,
+}
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.end();
+        self.cutter.cut();
+        self.pulse.end();
     }
 }
 

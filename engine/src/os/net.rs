@@ -29,6 +29,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use reqwest::{Body, Client, Request, Response};
 use url::Url;
 
+use super::abort::{self, Cutter};
 use super::body::{Exchange, Outgoing, PIECE, Pulse};
 use super::redirect::{self, HOPS_MAX, NotPublic, PublicNames};
 use super::{NetOptions, causes};
@@ -50,6 +51,17 @@ const KERNEL_MARGIN: Duration = Duration::from_secs(5);
 /// The longest cause in a message, in characters: some hold names that the peer chose.
 const CAUSE_MAX: usize = 300;
 
+/// Request bodies above this many bytes have a connection of their own.
+const LARGE: u64 = 1 << 20;
+
+/// What a client is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Ordinary,
+    PublicOnly,
+    Large,
+}
+
 /// The network.
 #[derive(Debug)]
 pub(super) struct HttpNet {
@@ -57,21 +69,31 @@ pub(super) struct HttpNet {
     /// For redirects that begin at a public address: connects to public addresses only. Made when
     /// first needed, as each client reads the trust store.
     public: OnceLock<Client>,
+    /// For large uploads: a connection each, which can be cut off.
+    large: OnceLock<Client>,
     options: NetOptions,
 }
 
 impl HttpNet {
     pub(super) fn new(options: NetOptions) -> Result<Self, NetError> {
-        let client = client(&options, false)?;
-        Ok(Self { client, public: OnceLock::new(), options })
+        let client = client(&options, Kind::Ordinary)?;
+        Ok(Self { client, public: OnceLock::new(), large: OnceLock::new(), options })
     }
 
     fn public(&self) -> Result<&Client, NetError> {
         if let Some(client) = self.public.get() {
             return Ok(client);
         }
-        let made = client(&self.options, true)?;
+        let made = client(&self.options, Kind::PublicOnly)?;
         Ok(self.public.get_or_init(|| made))
+    }
+
+    fn large(&self) -> Result<&Client, NetError> {
+        if let Some(client) = self.large.get() {
+            return Ok(client);
+        }
+        let made = client(&self.options, Kind::Large)?;
+        Ok(self.large.get_or_init(|| made))
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, NetError> {
@@ -114,8 +136,10 @@ impl HttpNet {
         headers: HeaderMap,
         body: RequestBody,
     ) -> Result<(Response, Exchange), NetError> {
-        let exchange = Exchange(Pulse::new());
-        let pulse = &exchange.0;
+        let exchange = Exchange { pulse: Pulse::new(), cutter: Cutter::default() };
+        let pulse = &exchange.pulse;
+        let large = matches!(&body, RequestBody::Stream { len, .. } if *len > LARGE);
+        let client = if large { self.large()? } else { client };
         let expects_length = matches!(method, Method::POST | Method::PUT | Method::PATCH);
         let mut request = Request::new(method, url.clone());
         *request.headers_mut() = headers;
@@ -135,7 +159,8 @@ impl HttpNet {
                 *request.body_mut() = Some(Body::wrap(Outgoing::stream(len, pieces, Arc::clone(pulse))));
             }
         }
-        let response = self.watch(url, pulse, client.execute(request)).await?;
+        let call = exchange.cutter.watch(client.execute(request));
+        let response = self.watch(url, pulse, call).await?;
         Ok((response, exchange))
     }
 
@@ -168,7 +193,7 @@ impl Net for HttpNet {
     }
 }
 
-fn client(options: &NetOptions, public_only: bool) -> Result<Client, NetError> {
+fn client(options: &NetOptions, kind: Kind) -> Result<Client, NetError> {
     let mut builder = Client::builder()
         .user_agent(concat!("longhaul/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -191,9 +216,11 @@ fn client(options: &NetOptions, public_only: bool) -> Result<Client, NetError> {
     if !options.system_proxy {
         builder = builder.no_proxy();
     }
-    if public_only {
-        builder = builder.dns_resolver(PublicNames);
-    }
+    builder = match kind {
+        Kind::Ordinary => builder,
+        Kind::PublicOnly => builder.dns_resolver(PublicNames),
+        Kind::Large => builder.pool_max_idle_per_host(0).connector_layer(abort::Watch),
+    };
     builder.build().map_err(|error| NetError {
         kind: NetErrorKind::Tls,
         message: format!("cannot set up TLS: {}", cause(&error)),
@@ -211,10 +238,13 @@ struct Incoming {
 impl Incoming {
     async fn next(&mut self) -> Result<Option<Bytes>, NetError> {
         let Some((response, exchange)) = &mut self.open else { return Ok(None) };
-        let pulse = &exchange.0;
+        let pulse = &exchange.pulse;
         // The span is the peer's: what the reader did with the last piece is not counted.
         pulse.touch();
         let chunk = watch(self.no_progress, &self.url, pulse, response.chunk()).await;
+        if matches!(chunk, Ok(None)) {
+            exchange.cutter.spare();
+        }
         if !matches!(chunk, Ok(Some(_))) {
             self.open = None;
         }

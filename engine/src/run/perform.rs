@@ -22,7 +22,7 @@ use super::Message;
 use super::staging::{self, Publish, Remains, SnapshotSource, StagePlan};
 use super::transfer::{self, Download, End, Gate, Progress, Upload, take_fault};
 use crate::job::step::{Effect, Input, LocalFault, Transition};
-use crate::job::{ChecksumAlgorithm, Direction, Job, JobId, Part, SnapshotMethod, SuspendCause};
+use crate::job::{Checksum, ChecksumAlgorithm, Direction, Job, JobId, Part, SnapshotMethod, SuspendCause};
 use crate::ports::{HttpRequest, HttpResponse, NetError, Ports, RequestBody, WallMs};
 use crate::protocol::{self, Body, Reply, Send, Sink, wire};
 use crate::secret::CredentialRef;
@@ -52,7 +52,6 @@ impl Live {
         }
         std::mem::take(&mut self.stop).store(true, Ordering::Relaxed);
         self.lanes.clear();
-        self.progress = Arc::default();
     }
 }
 
@@ -137,7 +136,8 @@ impl Performer {
     fn stage(&self, job: &Job, copy_fits: bool, stop: &Arc<AtomicBool>) -> Deed {
         match job.spec.direction() {
             Direction::Upload => {
-                Deed::Stage(StagePlan::new(job, &self.stage_dir, copy_fits, Arc::clone(stop)))
+                let plan = StagePlan::new(job, &self.stage_dir, copy_fits, Arc::clone(stop));
+                Deed::Stage { plan, checksum: job.spec.checksum.clone() }
             }
             Direction::Download => Deed::MakePart(job.part_path()),
         }
@@ -156,7 +156,7 @@ impl Performer {
 
 /// A local effect.
 enum Deed {
-    Stage(StagePlan),
+    Stage { plan: StagePlan, checksum: Option<Checksum> },
     MakePart(PathBuf),
     Publish { part: Option<Part>, to: PathBuf, size: u64, overwrite: bool },
     Free(Remains),
@@ -211,10 +211,31 @@ impl Hand {
         done.await.map_err(|error| LocalFault::Transient(error.to_string()))
     }
 
+    /// Compares a snapshot with the digest the user gave for it.
+    async fn verify(&self, source: SnapshotSource, checksum: Checksum) -> Result<(), LocalFault> {
+        let size = source.snapshot.size;
+        let (file, before) = self.local(move |disk| staging::open_snapshot(disk, &source)).await??;
+        let digest = transfer::hash(&self.ports, &file, 0..size, checksum.algorithm).await;
+        let digest = digest.map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+        let after = file.fingerprint().map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+        if !before.same_content(&after) {
+            return Err(staging::changed(&before, &after));
+        }
+        if digest == checksum.digest {
+            return Ok(());
+        }
+        let got = Checksum { algorithm: checksum.algorithm, digest };
+        Err(LocalFault::WrongChecksum { expected: checksum.to_string(), got: got.to_string() })
+    }
+
     async fn carry_out(&self, deed: Deed) -> Result<(), LocalFault> {
         match deed {
-            Deed::Stage(plan) => {
+            Deed::Stage { plan, checksum } => {
+                let source = plan.snapshot_source();
                 let snapshot = self.local(move |disk| staging::stage(disk, &plan)).await??;
+                if let Some(checksum) = checksum {
+                    self.verify(source(snapshot.clone()), checksum).await?;
+                }
                 self.say(Input::Snapped(snapshot));
             }
             Deed::MakePart(path) => {
@@ -259,6 +280,14 @@ impl Hand {
             }
         }
         Ok(())
+    }
+}
+
+/// Why a snapshot could not be hashed.
+fn unreadable(error: &io::Error) -> LocalFault {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => LocalFault::SourceChanged(error.to_string()),
+        _ => LocalFault::SourceIo(error.to_string()),
     }
 }
 
@@ -360,8 +389,7 @@ impl Exchange {
                 if let Some(wanted) = digest {
                     let value =
                         transfer::hash(&hand.ports, &upload.file, range.clone(), wanted.algorithm).await;
-                    let value = value
-                        .map_err(|error| Failure::Local(LocalFault::SourceChanged(error.to_string())))?;
+                    let value = value.map_err(|error| Failure::Local(unreadable(&error)))?;
                     headers.insert(wanted.name, wire::digest_value(wanted, &value));
                 }
                 RequestBody::Stream {

@@ -46,6 +46,12 @@ impl StagePlan {
             stop,
         }
     }
+
+    /// Names what [`open_snapshot`] needs, once the snapshot is made.
+    pub fn snapshot_source(&self) -> impl FnOnce(Snapshot) -> SnapshotSource + use<> {
+        let (source_path, stage_path) = (self.source_path.clone(), self.stage_path.clone());
+        |snapshot| SnapshotSource { snapshot, source_path, stage_path }
+    }
 }
 
 /// The temporary name beside a staging copy.
@@ -305,7 +311,10 @@ pub fn free(disk: &dyn Disk, remains: &Remains) -> io::Result<()> {
 pub fn sweep(disk: &dyn Disk, stage_dir: &Path, keep: impl Fn(u64) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for path in disk.list(stage_dir)? {
-        if number(&path).is_some_and(|job| !keep(job)) && remove_if_there(disk, &path)? {
+        // Nothing is being copied at this moment: a temporary file is what a crash has left, or brought back.
+        let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
+        let unneeded = number(&path).is_some_and(|job| is_temporary || !keep(job));
+        if unneeded && remove_if_there(disk, &path)? {
             removed.push(path);
         }
     }

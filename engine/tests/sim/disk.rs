@@ -10,7 +10,7 @@ use longhaul::sim::{Disk, File, Fingerprint};
 
 use super::fault::Fault;
 use super::fs::Fs;
-use super::world::{World, dead, lock};
+use super::world::{World, lock};
 
 pub struct SimDisk {
     pub world: Arc<World>,
@@ -267,9 +267,4 @@ impl File for SimFile {
     fn raw_fd(&self) -> Option<i32> {
         self.world.is_alive(self.life).then_some(self.ino as i32)
     }
-}
-
-/// Whether an error is the crash itself.
-pub fn is_dead(error: &io::Error) -> bool {
-    error.to_string() == dead().to_string()
 }

@@ -107,8 +107,8 @@ impl Rates {
                 Fault::ReadError | Fault::WriteError | Fault::SyncError | Fault::NameError => 25,
                 Fault::JournalApply | Fault::JournalFlush => 12,
                 Fault::SourceRaced => 30,
-                Fault::LostConfirmed | Fault::SessionLost => 40,
-                _ => 90,
+                Fault::LostConfirmed | Fault::SessionLost => 100,
+                _ => 250,
             };
             let on = !calm && rng.chance(450);
             (fault, if on { rng.within(4, most) } else { 0 })

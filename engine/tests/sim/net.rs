@@ -161,7 +161,9 @@ impl SimNet {
         let mut open = Open { world: Arc::clone(world), taking: Some(taking) };
         let sent = self.feed(&mut open, len, pieces, twice).await?;
         let Some(taking) = open.taking.take() else { return Err(lost(NetErrorKind::Broken)) };
-        let mut reply = lock(&world.tus).finish(taking, world.now());
+        let Some(mut reply) = lock(&world.tus).finish(taking, world.now()) else {
+            return Err(lost(NetErrorKind::Broken));
+        };
         if twice {
             let second = self.again(&head(), sent);
             reply = if world.rng(|rng| rng.chance(500)) { second } else { reply };
@@ -188,9 +190,11 @@ impl SimNet {
             while !piece.is_empty() {
                 let until_break = breaks.map_or(u64::MAX, |breaks| breaks.at.saturating_sub(sent));
                 let take = (self.piece as u64).min(until_break).min(piece.len() as u64) as usize;
-                self.pass(take).await?;
-                if let Some(taking) = &mut open.taking {
-                    lock(&self.world.tus).feed(taking, piece.split_to(take));
+                self.pass(take).await;
+                let piece = piece.split_to(take);
+                let taken = open.taking.as_mut().is_some_and(|taking| lock(&self.world.tus).feed(taking, piece));
+                if !taken {
+                    return Err(lost(NetErrorKind::Broken));
                 }
                 sent += take as u64;
                 if let Some(breaks) = breaks.filter(|breaks| breaks.at <= sent) {
@@ -212,7 +216,7 @@ impl SimNet {
             Verdict::Reply(reply) => reply,
             Verdict::Body(mut taking) => {
                 tus.feed(&mut taking, Bytes::from(body));
-                tus.finish(taking, head.now)
+                tus.finish(taking, head.now).unwrap_or_else(|| Reply::new(500))
             }
         }
     }
@@ -245,9 +249,8 @@ impl SimNet {
     }
 
     /// The time that a piece takes, on a line that a dead process no longer has.
-    async fn pass(&self, bytes: usize) -> Result<(), NetError> {
+    async fn pass(&self, bytes: usize) {
         pass(&self.world, self.life, self.piece_ms, bytes).await;
-        Ok(())
     }
 
     async fn answer(&self, url: &str, method: &Method, served: Served) -> Result<HttpResponse, NetError> {

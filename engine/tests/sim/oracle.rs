@@ -56,6 +56,12 @@ fn same_end(one: &JobView, other: &JobView) -> bool {
     key(one) == key(other) && one.done == other.done && one.leftover == other.leftover
 }
 
+/// Where two contents part ways, for people.
+fn difference(one: &[u8], other: &[u8]) -> String {
+    let at = one.iter().zip(other).position(|(a, b)| a != b);
+    format!("{} and {} bytes, first difference at {at:?}", one.len(), other.len())
+}
+
 impl Oracle {
     pub fn new(plans: &[Plan]) -> Self {
         let known = plans.iter().map(|plan| {
@@ -268,7 +274,8 @@ impl Oracle {
                 drop(tus);
                 let snapshots = Self::snapshots(world, known);
                 if objects.is_empty() || !objects.iter().all(|object| snapshots.contains(object)) {
-                    world.violate(format!("I9: job {} is completed, the server has {} objects, not all of one snapshot", view.id, objects.len()));
+                    let how = objects.first().map(|object| snapshots.iter().map(|s| difference(object, s)).collect::<Vec<_>>());
+                    world.violate(format!("I9: job {} is completed, of the server's {} objects not all are a snapshot: {how:?}", view.id, objects.len()));
                 }
             }
             Way::Down { to, .. } => {

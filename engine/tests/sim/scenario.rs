@@ -151,14 +151,14 @@ impl Scenario {
         let plans: Vec<Plan> = (1..=rng.within(1, 6)).map(|job| Plan::draw(world, rng, job, &mut named)).collect();
         let quiet_at = Duration::from_secs(rng.within(20, 200));
         let largest = plans.iter().map(|plan| plan.size).max().unwrap_or_default();
-        let least = (largest / 400).max(500) as usize;
+        let pieces = rng.pick(&[2, 10, 60, 400]);
         Self {
             acts: acts(rng, &plans, quiet_at),
             quiet_at,
             concurrent: rng.pick(&[1, 2, 4, 8]),
             stage_budget: rng.pick(&[0, 100_000, 1 << 20, 1 << 30]),
-            piece: rng.pick(&[1000, 16 << 10, 64 << 10, 256 << 10]).max(least),
-            piece_ms: rng.pick(&[2, 20, 120, 500]),
+            piece: (largest / pieces).max(500) as usize,
+            piece_ms: rng.pick(&[2, 40, 200, 1500]),
             crashes_left: rng.pick(&[0, 1, 2, 4, 8]),
             plans,
         }
@@ -175,7 +175,7 @@ impl Scenario {
         }
         self.crashes_left -= 1;
         world.rng(|rng| {
-            let reach = rng.pick(&[8, 40, 200, 1000]);
+            let reach = rng.pick(&[10, 40, 150, 600, 3000]);
             Some((rng.below(reach), rng.pick(&[End::Kill, End::Cut])))
         })
     }

@@ -71,6 +71,8 @@ pub enum Verdict {
 pub struct Taking {
     upload: u64,
     from: u64,
+    /// Where the next byte goes; an upload that is not there (any more) breaks the connection.
+    at: u64,
     creation: bool,
     /// With a checksum nothing counts before all is there.
     digest: Option<Vec<u8>>,
@@ -206,8 +208,8 @@ impl Tus {
         let (told, busy_until, used_at) = (0, Duration::ZERO, head.now);
         let upload = Upload { job, len, data: Vec::new(), told, busy_until, used_at, complete: false, known: false };
         self.uploads.insert(id, upload);
-        let taking = Taking { upload: id, from: 0, creation: true, digest: None, held: Vec::new(), lags, lag: None };
-        if head.len > 0 { Verdict::Body(taking) } else { Verdict::Reply(self.finish(taking, head.now)) }
+        let taking = Taking { upload: id, from: 0, at: 0, creation: true, digest: None, held: Vec::new(), lags, lag: None };
+        if head.len > 0 { Verdict::Body(taking) } else { Verdict::Reply(self.finish(taking, head.now).unwrap_or_else(|| Reply::new(500))) }
     }
 
     fn request(&mut self, head: &Head<'_>, id: u64, lags: bool) -> Verdict {
@@ -258,44 +260,46 @@ impl Tus {
                 _ => return self.wrong(head, "with an unreadable checksum"),
             },
         };
-        Verdict::Body(Taking { upload: id, from: offset, creation: false, digest, held: Vec::new(), lags, lag: None })
+        Verdict::Body(Taking { upload: id, from: offset, at: offset, creation: false, digest, held: Vec::new(), lags, lag: None })
     }
 
-    /// A piece of the body has arrived.
-    pub fn feed(&mut self, taking: &mut Taking, bytes: Bytes) {
+    /// A piece of the body has arrived. False: the upload is not what it was, the connection breaks.
+    pub fn feed(&mut self, taking: &mut Taking, bytes: Bytes) -> bool {
         if taking.digest.is_some() {
             taking.held.extend_from_slice(&bytes);
-        } else if taking.lags {
-            if let Some(before) = taking.lag.replace(bytes) {
-                self.store(taking.upload, &before);
-            }
-        } else {
-            self.store(taking.upload, &bytes);
+            return true;
         }
+        let piece = if taking.lags { taking.lag.replace(bytes) } else { Some(bytes) };
+        piece.is_none_or(|piece| self.store(taking.upload, &mut taking.at, &piece))
     }
 
-    fn store(&mut self, id: u64, bytes: &[u8]) {
-        let Some(upload) = self.uploads.get_mut(&id) else { return };
+    fn store(&mut self, id: u64, at: &mut u64, bytes: &[u8]) -> bool {
+        let Some(upload) = self.uploads.get_mut(&id).filter(|upload| upload.data.len() as u64 == *at) else {
+            return false;
+        };
         upload.data.extend_from_slice(bytes);
+        *at += bytes.len() as u64;
+        true
     }
 
-    /// The whole body is there.
-    pub fn finish(&mut self, mut taking: Taking, now: Duration) -> Reply {
-        if let Some(lag) = taking.lag.take() {
-            self.store(taking.upload, &lag);
-        }
+    /// The whole body is there. `None`: the connection breaks.
+    pub fn finish(&mut self, mut taking: Taking, now: Duration) -> Option<Reply> {
+        let mut rest = taking.lag.take().unwrap_or_default();
         if let Some(wanted) = &taking.digest {
             let got = match self.offer.checksum {
                 Some("sha1") => sha1::Sha1::digest(&taking.held).to_vec(),
                 _ => sha2::Sha256::digest(&taking.held).to_vec(),
             };
             if got != *wanted {
-                self.wrong.push(format!("tus: job's upload {}: body and Upload-Checksum differ", taking.upload));
-                return Reply::new(460);
+                self.wrong.push(format!("tus: upload {}: body and Upload-Checksum differ", taking.upload));
+                return Some(Reply::new(460));
             }
-            self.store(taking.upload, &taking.held);
+            rest = Bytes::from(taking.held);
         }
-        let Some(upload) = self.uploads.get_mut(&taking.upload) else { return Reply::new(404) };
+        if !self.store(taking.upload, &mut taking.at, &rest) {
+            return None;
+        }
+        let upload = self.uploads.get_mut(&taking.upload)?;
         let offset = upload.data.len() as u64;
         (upload.told, upload.used_at) = (offset, now);
         let job = upload.job;
@@ -303,17 +307,19 @@ impl Tus {
         let reply = self.expires(Reply::new(if taking.creation { 201 } else { 204 }), now);
         let reply = reply.with("upload-offset", offset).with("tus-resumable", "1.0.0");
         if !taking.creation {
-            return reply;
+            return Some(reply);
         }
         let base = if self.offer.relative { "" } else { "http://tus.sim" };
-        reply.with("location", format!("{base}/{job}/{}", taking.upload))
+        Some(reply.with("location", format!("{base}/{job}/{}", taking.upload)))
     }
 
     /// The connection has gone before the body was whole.
     pub fn abort(&mut self, mut taking: Taking, now: Duration, rng: &mut Rng) {
         let Some(upload) = self.uploads.get_mut(&taking.upload) else { return };
         if !self.offer.keeps_partial {
-            upload.data.truncate(taking.from as usize);
+            if upload.data.len() as u64 == taking.at {
+                upload.data.truncate(taking.from as usize);
+            }
             return;
         }
         let due = now + Duration::from_millis(rng.within(0, 3000));
@@ -321,7 +327,7 @@ impl Tus {
             upload.busy_until = due;
         }
         if let Some(bytes) = taking.lag.take() {
-            let from = upload.data.len() as u64;
+            let from = taking.at;
             self.late.push(Late { due, upload: taking.upload, from, bytes });
         }
         self.commit(taking.upload);
@@ -356,11 +362,9 @@ impl Tus {
     pub fn settle(&mut self, now: Duration) {
         let (due, late) = std::mem::take(&mut self.late).into_iter().partition(|late: &Late| late.due <= now);
         self.late = late;
-        for Late { upload, from, bytes, .. } in due {
-            let stands = self.uploads.get(&upload).is_some_and(|found| found.data.len() as u64 == from);
-            // Another request was faster: it has the right offset, these bytes have not.
-            if stands {
-                self.store(upload, &bytes);
+        for Late { upload, mut from, bytes, .. } in due {
+            // Where another request was faster, these bytes have the wrong offset.
+            if self.store(upload, &mut from, &bytes) {
                 self.commit(upload);
             }
         }

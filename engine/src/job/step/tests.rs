@@ -156,6 +156,15 @@ fn the_outcome_is_named_before_anything_is_freed() {
 }
 
 #[test]
+fn a_failed_clean_up_moves_only_a_job_that_is_being_cleaned_up() {
+    let mut bench = Bench::sending(SnapshotMethod::Copy);
+    assert!(!bench.give(Input::FreeFailed("late".to_owned())));
+    assert!(bench.give(Input::Suspend(SuspendCause::Requested)));
+    assert!(!bench.give(Input::FreeFailed("late".to_owned())));
+    assert_eq!(bench.job().core.retry_at, None);
+}
+
+#[test]
 fn a_job_that_owns_nothing_is_cancelled_at_once() {
     let mut bench = Bench::new(Direction::Upload);
     assert!(bench.give(Input::Cancel));

@@ -1,0 +1,131 @@
+//! Cutting a connection off at once.
+//!
+//! Closing a TCP connection normally sends what lies in the kernel's buffers first: on a slow line that
+//! is seconds of data after a job was told to hold still. reqwest shows no socket, so this finds it: a
+//! large upload gets a connection of its own, and whichever stream socket appears in the process while
+//! that connection is being made is it. Dropping the exchange before its end then disconnects the socket,
+//! which resets the connection and throws its buffers away.
+//!
+//! Where the kernel does not allow it (before Linux 5.6, some containers) or another socket appeared at
+//! the same instant, the connection is closed the ordinary way.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use rustix::net::{AddressFamily, SocketType, connect_unspec, sockopt};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use tower_layer::Layer;
+use tower_service::Service;
+
+tokio::task_local! {
+    /// The exchange in whose name the current task connects.
+    static CONNECTING: Cutter;
+}
+
+/// One look at the process's sockets at a time: otherwise two connections that are being made at once
+/// could be taken for each other.
+static LOOKING: Mutex<()> = Mutex::new(());
+
+/// Cuts an exchange's connection off when dropped before [`Cutter::spare`].
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cutter(Arc<Mutex<Vec<OwnedFd>>>);
+
+impl Cutter {
+    /// Runs `call`; connections made in it become this cutter's.
+    pub(super) async fn watch<T>(&self, call: impl Future<Output = T>) -> T {
+        CONNECTING.scope(self.clone(), call).await
+    }
+
+    /// Disconnects, now.
+    pub(super) fn cut(&self) {
+        for socket in self.sockets().drain(..) {
+            // A socket that is no longer connected needs no cutting.
+            let _gone = connect_unspec(&socket);
+        }
+    }
+
+    /// The exchange has ended well: its connection may end in its own way.
+    pub(super) fn spare(&self) {
+        self.sockets().clear();
+    }
+
+    fn sockets(&self) -> std::sync::MutexGuard<'_, Vec<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Watches connections being made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watch;
+
+impl<S> Layer<S> for Watch {
+    type Service = Watched<S>;
+
+    fn layer(&self, inner: S) -> Watched<S> {
+        Watched(inner)
+    }
+}
+
+/// A connector that is watched.
+#[derive(Clone, Debug)]
+pub(super) struct Watched<S>(S);
+
+impl<S, R> Service<R> for Watched<S>
+where
+    S: Service<R>,
+    S::Future: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Connecting<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, target: R) -> Self::Future {
+        Connecting { inner: Box::pin(self.0.call(target)), cutter: CONNECTING.try_with(Clone::clone).ok() }
+    }
+}
+
+/// A connection being made.
+pub(super) struct Connecting<F> {
+    inner: Pin<Box<F>>,
+    cutter: Option<Cutter>,
+}
+
+impl<F: Future> Future for Connecting<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(cutter) = self.cutter.clone() else { return self.inner.as_mut().poll(context) };
+        let _alone = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = descriptors();
+        let polled = self.inner.as_mut().poll(context);
+        let appeared: Vec<OwnedFd> =
+            descriptors().difference(&before).filter_map(|fd| stream_socket(*fd)).collect();
+        // Two at one instant: one is not ours, and nobody can tell which.
+        if appeared.len() == 1 {
+            cutter.sockets().extend(appeared);
+        }
+        polled
+    }
+}
+
+fn descriptors() -> BTreeSet<RawFd> {
+    let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// A second descriptor of the socket, if it is one.
+fn stream_socket(fd: RawFd) -> Option<OwnedFd> {
+    let process = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
+    let second = pidfd_getfd(process.as_fd(), fd, PidfdGetfdFlags::empty()).ok()?;
+    let family = sockopt::socket_domain(&second).ok()?;
+    let internet = family == AddressFamily::INET || family == AddressFamily::INET6;
+    (internet && sockopt::socket_type(&second).ok()? == SocketType::STREAM).then_some(second)
+}

@@ -1,0 +1,384 @@
+//! One seed, from the first life of its process to the verdict.
+//!
+//! ```text
+//! open journal ─▶ open session ─▶ acts of the scenario … quiet ─▶ settle ─▶ shut down ─▶ verdict
+//!      ▲               │ crash, shutdown, journal error: the next life, in a runtime of its own
+//!      └───────────────┘
+//! ```
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use longhaul::control::Response;
+use longhaul::sim::{Blocking, Ports, Transition};
+use longhaul::{Closed, JobState, JobView, OpenError, Session, SessionOptions, SubmitError};
+use longhaul_journal::{Executor, Journal, Opened};
+
+use super::disk::SimDisk;
+use super::fault::{Fault, Tally};
+use super::net::SimNet;
+use super::oracle::{Oracle, Stage, planned};
+use super::scenario::{Act, Scenario, Way};
+use super::store::SimStore;
+use super::user;
+use super::world::{End, Machine, World, lock};
+
+/// Lives after which something is wrong with the simulation.
+const LIVES_MAX: u64 = 60;
+/// Virtual time in which every job must have ended or asked for help, once faults have stopped.
+const SETTLE_MAX: Duration = Duration::from_secs(2 * 3600);
+
+/// What a seed came to.
+pub struct Outcome {
+    pub seed: u64,
+    pub trace: u64,
+    pub violations: Vec<String>,
+    pub tally: Tally,
+}
+
+/// How a life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LifeEnd {
+    Crashed,
+    /// By itself, because the journal or the start failed.
+    Exited,
+    /// Told to stop, half way.
+    Stopped,
+    /// Every job has ended.
+    Done,
+}
+
+struct Sim {
+    world: Arc<World>,
+    scenario: Scenario,
+    oracle: Arc<Mutex<Oracle>>,
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, print: bool) -> Outcome {
+    let world = World::new(seed, print);
+    let scenario = Scenario::draw(&world);
+    for plan in &scenario.plans {
+        world.note(format_args!("plan {plan:?}"));
+    }
+    world.note(format_args!("{:?} clones: {}", lock(&world.tus).offer, lock(&world.fs).clones));
+    world.tally(|tally| tally.jobs = scenario.plans.len() as u64);
+    let oracle = Arc::new(Mutex::new(Oracle::new(&scenario.plans)));
+    let mut sim = Sim { world: Arc::clone(&world), scenario, oracle };
+    for lives in 0.. {
+        let end = sim.in_runtime();
+        world.note(format_args!("== {end:?}"));
+        if end == LifeEnd::Done || !world.violations().is_empty() {
+            break;
+        }
+        if lives > LIVES_MAX {
+            world.violate("the process never comes through");
+            break;
+        }
+        world.between_lives();
+    }
+    if world.violations().is_empty() {
+        sim.look_back();
+    }
+    Outcome { seed, trace: world.trace_hash(), violations: world.violations(), tally: world.tally(|t| t.clone()) }
+}
+
+impl Sim {
+    fn in_runtime(&mut self) -> LifeEnd {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let Ok(runtime) = runtime else { panic!("a runtime without threads can be had") };
+        let world = Arc::clone(&self.world);
+        runtime.block_on(async {
+            let end = self.life().await;
+            world.freeze();
+            end
+        })
+    }
+
+    async fn life(&mut self) -> LifeEnd {
+        let world = Arc::clone(&self.world);
+        let fuse = self.scenario.fuse(&world);
+        let life = world.begin_life(fuse);
+        let end = tokio::select! {
+            biased;
+            () = world.crashed(life) => LifeEnd::Crashed,
+            end = self.live(life) => end,
+        };
+        if !world.is_alive(life) {
+            return LifeEnd::Crashed;
+        }
+        // A power cut right after the end takes away what only seemed to be kept.
+        if end == LifeEnd::Done && world.rng(|rng| rng.chance(500)) {
+            world.crash(life, End::Cut);
+        } else {
+            world.exited(life);
+        }
+        end
+    }
+
+    fn open_journal(&self, life: u64) -> Option<Opened<Transition>> {
+        let store = SimStore::new(&self.world, life);
+        match Journal::open_store(Box::new(store), Executor::Inline) {
+            Ok(opened) => {
+                lock(&self.oracle).read(&self.world, &opened);
+                Some(opened)
+            }
+            Err(error) => {
+                if self.world.is_alive(life) && !self.world.is_poisoned() {
+                    self.world.violate(format!("the journal does not open: {error}"));
+                }
+                None
+            }
+        }
+    }
+
+    async fn live(&mut self, life: u64) -> LifeEnd {
+        let world = Arc::clone(&self.world);
+        let Some(opened) = self.open_journal(life) else { return LifeEnd::Exited };
+        let machine = Arc::new(Machine { world: Arc::clone(&world) });
+        let (piece, piece_ms) = (self.scenario.piece, self.scenario.piece_ms);
+        let ports = Ports {
+            net: Arc::new(SimNet { world: Arc::clone(&world), life, piece, piece_ms }),
+            disk: Arc::new(SimDisk { world: Arc::clone(&world), life }),
+            clock: Arc::clone(&machine) as _,
+            entropy: machine,
+            blocking: Blocking::Inline,
+        };
+        let options = SessionOptions {
+            dir: PathBuf::from("/state"),
+            concurrent: self.scenario.concurrent,
+            stage_budget: Some(self.scenario.stage_budget),
+            admit: true,
+        };
+        let session = match Session::open_with(ports, opened, options).await {
+            Ok(session) => session,
+            Err(error) => {
+                let refused = matches!(error, OpenError::Io { .. });
+                if world.is_alive(life) && !(refused && world.tally(|tally| tally.any(&[Fault::NameError]))) {
+                    world.violate(format!("the session does not open: {error}"));
+                }
+                return LifeEnd::Exited;
+            }
+        };
+        world.opened();
+        let again = lock(&self.oracle).reopened(&world, &session.jobs().await);
+        let soon = world.now();
+        again.into_iter().for_each(|job| self.scenario.acts.push_front((soon, Act::Submit, job)));
+        tokio::spawn(watch(Arc::clone(&world), life, session.events(), Arc::clone(&self.oracle)));
+        let end = tokio::select! {
+            biased;
+            closed = session.closed() => self.closed(life, &closed),
+            end = self.play(&session) => end,
+        };
+        if matches!(end, LifeEnd::Done | LifeEnd::Stopped) {
+            let closed = session.shutdown().await;
+            return if closed == Closed::Stopped { end } else { self.closed(life, &closed) };
+        }
+        end
+    }
+
+    /// The engine has ended, and not because it was told to.
+    fn closed(&self, life: u64, closed: &Closed) -> LifeEnd {
+        if self.world.is_alive(life) && !self.world.is_poisoned() {
+            self.world.violate(format!("the engine has ended: {closed:?}"));
+        }
+        LifeEnd::Exited
+    }
+
+    async fn play(&mut self, session: &Session) -> LifeEnd {
+        let world = Arc::clone(&self.world);
+        while let Some(&(at, act, job)) = self.scenario.acts.front() {
+            if at >= self.scenario.quiet_at && act != Act::Submit {
+                self.scenario.acts.pop_front();
+                continue;
+            }
+            world.sleep(at.saturating_sub(world.now())).await;
+            self.scenario.acts.pop_front();
+            if act == Act::Shutdown {
+                world.count(Fault::Shutdown);
+                return LifeEnd::Stopped;
+            }
+            self.perform(session, act, job).await;
+        }
+        world.sleep(self.scenario.quiet_at.saturating_sub(world.now())).await;
+        if !world.is_quiet() {
+            world.quiet();
+            lock(&world.fs).capacity = 1 << 40;
+        }
+        self.settle(session).await;
+        LifeEnd::Done
+    }
+
+    async fn perform(&mut self, session: &Session, act: Act, job: u64) {
+        let world = &self.world;
+        world.note(format_args!("-- {act:?} {job}"));
+        match act {
+            Act::Submit => self.submit(session, job).await,
+            Act::Suspend | Act::Resume | Act::Cancel => self.ask(session, act, job).await,
+            Act::WriteSource | Act::TruncateSource | Act::DeleteSource | Act::Replace | Act::TakeDestination => {
+                self.meddle(act, job);
+            }
+            Act::Squeeze => {
+                let spare = world.rng(|rng| rng.pick(&[0, 1000, 100_000]));
+                let mut fs = lock(&world.fs);
+                fs.capacity = fs.capacity.saturating_sub(fs.free()) + spare;
+            }
+            Act::Relax => lock(&world.fs).capacity = 1 << 40,
+            Act::TruncatePart => user::damage_part(world, false),
+            Act::DeletePart => user::damage_part(world, true),
+            Act::Shutdown => {}
+        }
+    }
+
+    fn meddle(&self, act: Act, job: u64) {
+        let world = &self.world;
+        match (&self.scenario.plan(job).way, act) {
+            (Way::Up { source, .. }, Act::WriteSource) => user::write_source(world, source, world.wall_ns()),
+            (Way::Up { source, .. }, Act::TruncateSource) => user::truncate_source(world, source),
+            (Way::Up { source, .. }, Act::DeleteSource) => user::delete_source(world, source),
+            (Way::Down { .. }, Act::Replace) => {
+                let now = world.now();
+                if let Some(remote) = lock(&world.shelf).remotes.get_mut(&job) {
+                    world.rng(|rng| remote.replace(rng, now));
+                }
+            }
+            (Way::Down { to, overwrite: false, .. }, Act::TakeDestination) => {
+                user::take_destination(world, to);
+            }
+            _ => return,
+        }
+        if let Some(fault) = act.fault() {
+            world.count(fault);
+        }
+    }
+
+    async fn submit(&self, session: &Session, job: u64) {
+        let world = &self.world;
+        lock(&self.oracle).asks(world, job);
+        let answer = session.submit(self.scenario.plan(job).submission()).await;
+        let mut oracle = lock(&self.oracle);
+        match answer {
+            Ok(_) if world.is_poisoned() => world.violate(format!("I10: job {job} is accepted after a journal error")),
+            Ok(handle) => oracle.accepted(world, job, handle.id()),
+            Err(SubmitError::Closed(_)) => {}
+            Err(error) => {
+                world.note(format_args!("refused: {error}"));
+                if let Some(known) = oracle.known.get_mut(&job) {
+                    known.stage = Stage::Refused;
+                }
+                world.tally(|tally| *tally.ends.entry("refused at submit".to_owned()).or_default() += 1);
+            }
+        }
+    }
+
+    async fn ask(&self, session: &Session, act: Act, job: u64) {
+        let world = &self.world;
+        let Some(id) = lock(&self.oracle).id(job) else { return };
+        let Some(handle) = session.job(id).await else { return };
+        if act != Act::Suspend {
+            world.let_go(job);
+        }
+        if let Some(known) = lock(&self.oracle).known.get_mut(&job) {
+            known.cancel_asked |= act == Act::Cancel;
+            known.resumes += u64::from(act == Act::Resume);
+        }
+        let answer = match act {
+            Act::Suspend => handle.suspend().await,
+            Act::Resume => handle.resume().await,
+            _ => handle.cancel().await,
+        };
+        world.note(format_args!("answer: {:?}", answer.as_ref().map(|view| view.state).map_err(ToString::to_string)));
+        let Ok(view) = answer else { return };
+        if world.is_poisoned() {
+            world.violate(format!("I10: {act:?} of job {id} is answered after a journal error"));
+        }
+        match act {
+            Act::Suspend if view.state == JobState::Suspended => world.hold(job),
+            Act::Suspend => world.violate(format!("job {id} was suspended, and is {}", view.state)),
+            Act::Cancel => {
+                if let Some(known) = lock(&self.oracle).known.get_mut(&job) {
+                    known.cancel_answered = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Faults have stopped: every job must end, or say what it waits for; then it gets that.
+    async fn settle(&self, session: &Session) {
+        let world = &self.world;
+        let deadline = world.now() + SETTLE_MAX;
+        loop {
+            let views = session.jobs().await;
+            let moves = |view: &&JobView| match view.state {
+                JobState::Suspended => view.cause.as_ref().is_some_and(|cause| cause.kind == "no-space"),
+                state => !state.is_terminal(),
+            };
+            let waiting: Vec<&JobView> = views.iter().filter(|view| view.state == JobState::Suspended).collect();
+            if views.iter().any(|view| moves(&view)) {
+                if world.now() > deadline {
+                    let stuck: Vec<&JobView> = views.iter().filter(moves).collect();
+                    world.violate(format!("I16: without faults, these do not end: {stuck:?}"));
+                    return;
+                }
+                world.sleep(Duration::from_secs(2)).await;
+            } else if waiting.is_empty() {
+                lock(&self.oracle).judge(world, &views);
+                return;
+            } else {
+                self.hold_and_resume(session, &waiting).await;
+            }
+        }
+    }
+
+    /// Suspended jobs stay so until they are resumed; then they go on.
+    async fn hold_and_resume(&self, session: &Session, waiting: &[&JobView]) {
+        let world = &self.world;
+        waiting.iter().for_each(|view| world.hold(planned(view)));
+        world.sleep(Duration::from_secs(400)).await;
+        let ids = waiting.iter().map(|view| view.id).collect();
+        let now = session.call(longhaul::control::Request::List { ids: Some(ids) }).await;
+        let Response::Jobs { jobs } = now else { return };
+        for (before, now) in waiting.iter().zip(&jobs) {
+            if *before != now {
+                world.violate(format!("R13: a suspended job has moved, from {before:?} to {now:?}"));
+            }
+        }
+        for view in waiting {
+            let kind = view.cause.as_ref().map_or("", |cause| cause.kind.as_str());
+            world.tally(|tally| *tally.suspensions.entry(kind.to_owned()).or_default() += 1);
+            if let Way::Down { to, .. } = &self.scenario.plan(planned(view)).way {
+                user::clear_destination(world, to);
+            }
+            self.ask(session, Act::Resume, planned(view)).await;
+        }
+    }
+
+    /// After the last life: the journal still says what was said.
+    fn look_back(&mut self) {
+        self.world.between_lives();
+        let life = self.world.begin_life(None);
+        let opened = self.open_journal(life);
+        let oracle = lock(&self.oracle);
+        for known in oracle.known.values() {
+            if let (Stage::Accepted(id), true) = (known.stage, opened.is_some())
+                && !oracle.ended_in_journal(id)
+            {
+                self.world.violate(format!("I6: job {id} was ended, and the journal has it unfinished"));
+            }
+        }
+    }
+}
+
+/// Follows what the engine tells.
+async fn watch(world: Arc<World>, life: u64, mut events: longhaul::EventStream, oracle: Arc<Mutex<Oracle>>) {
+    while let Some(response) = events.next().await {
+        let Response::Event { event } = response else { continue };
+        if !world.is_alive(life) {
+            return;
+        }
+        world.note(format_args!("event {}: job {} {}: {}", event.number, event.job.id, event.job.state, event.what));
+        lock(&oracle).seen(&world, &event.job);
+    }
+}
