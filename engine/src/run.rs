@@ -34,8 +34,8 @@ use crate::view::{Event, JobLog, JobView};
 
 use perform::{Live, Performer, moved, remaining_ms};
 
-/// Log bytes after which a checkpoint is made.
-const CHECKPOINT_BYTES: u64 = 8 << 20;
+/// Log bytes after which a checkpoint is made, where nothing else is asked for.
+pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// Inputs taken in one round at most.
 const ROUND_MAX: usize = 1024;
 /// How often jobs that wait for space look for it.
@@ -110,6 +110,8 @@ pub struct Limits {
     pub admit: bool,
     /// How long ended jobs are kept.
     pub retention: Duration,
+    /// Log bytes after which a checkpoint is made.
+    pub checkpoint_bytes: u64,
 }
 
 /// The loop's state.
@@ -411,7 +413,7 @@ impl Runner {
         for (answer, what) in answers {
             let _gone = answer.send(self.answer(what));
         }
-        if self.journal.log_bytes() > CHECKPOINT_BYTES {
+        if self.journal.log_bytes() > self.limits.checkpoint_bytes {
             self.checkpoint().await?;
         }
         Ok(())
@@ -452,7 +454,9 @@ impl Runner {
     }
 
     fn view(&self, job: &Job) -> JobView {
-        JobView::new(job, moved(self.live.get(&job.id), job.core.done))
+        // Of an ended job only what is journaled counts: it must look the same after a restart.
+        let live = self.live.get(&job.id).filter(|_| !job.state().is_terminal());
+        JobView::new(job, moved(live, job.core.done))
     }
 
     fn views(&self, ids: Option<&[JobId]>) -> Vec<JobView> {

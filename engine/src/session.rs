@@ -23,7 +23,7 @@ use crate::job::{Checksum, JobId, JobSpec, StageMode, Token};
 use crate::os::home::{self, Home, Lock};
 use crate::ports::Ports;
 use crate::protocol::ProtocolId;
-use crate::run::{Ask, Closed, Limits, Message, Runner, Wiring, staging};
+use crate::run::{Ask, CHECKPOINT_BYTES, Closed, Limits, Message, Runner, Wiring, staging};
 use crate::secret::CredentialRef;
 use crate::view::{JobLog, JobView};
 
@@ -196,12 +196,13 @@ impl Session {
         let listener = home::bind_socket(&home.socket())
             .map_err(|source| OpenError::Io { doing: format!("bind {}", home.socket().display()), source })?;
         let report = opened.report.clone();
-        let engine = Engine::start(ports, opened, home.stage(), &options, Some(lock)).await?;
+        let engine = Engine::start(ports, opened, home.stage(), &options, CHECKPOINT_BYTES, Some(lock)).await?;
         let control = tokio::spawn(control::server::serve(listener, engine.clone())).abort_handle();
         Ok(Self { inner: Arc::new(Inner { engine, control: Some(control), dir: home.dir, report }) })
     }
 
-    /// Opens a session over any ports and any journal: for simulations. No lock, no control socket.
+    /// Opens a session over any ports and any journal: for simulations. No lock, no control socket; a
+    /// checkpoint whenever the log has grown by `checkpoint_bytes`.
     ///
     /// # Errors
     ///
@@ -211,10 +212,12 @@ impl Session {
         ports: Ports,
         opened: Opened<Transition>,
         options: SessionOptions,
+        checkpoint_bytes: u64,
     ) -> Result<Self, OpenError> {
         let report = opened.report.clone();
         let dir = options.dir.clone();
-        let engine = Engine::start(ports, opened, dir.join("stage"), &options, None).await?;
+        let stage_dir = dir.join("stage");
+        let engine = Engine::start(ports, opened, stage_dir, &options, checkpoint_bytes, None).await?;
         Ok(Self { inner: Arc::new(Inner { engine, control: None, dir, report }) })
     }
 
@@ -354,8 +357,12 @@ pub(crate) fn replay(opened: &mut Opened<Transition>) -> Result<Jobs, OpenError>
 /// that the journal never heard of for what it is: a sign that the journal has lost its end.
 pub(crate) async fn sweep(ports: &Ports, stage_dir: &Path, jobs: &Jobs) -> Result<(), OpenError> {
     let dir = stage_dir.to_owned();
-    let keep: std::collections::BTreeSet<u64> =
-        jobs.map.values().filter(|job| !job.state().is_terminal() && job.core.has_copy()).map(|job| job.id.0).collect();
+    let keep: std::collections::BTreeSet<u64> = jobs
+        .map
+        .values()
+        .filter(|job| !job.state().is_terminal() && job.core.has_copy())
+        .map(|job| job.id.0)
+        .collect();
     let last = jobs.last.0;
     let swept = ports.block(move |disk| {
         let newer =
@@ -390,6 +397,7 @@ impl Engine {
         mut opened: Opened<Transition>,
         stage_dir: PathBuf,
         options: &SessionOptions,
+        checkpoint_bytes: u64,
         lock: Option<Lock>,
     ) -> Result<Self, OpenError> {
         let jobs = replay(&mut opened)?;
@@ -409,6 +417,7 @@ impl Engine {
             stage_budget,
             admit: options.admit,
             retention: RETENTION,
+            checkpoint_bytes,
         };
         let (inbox, messages) = mpsc::unbounded_channel();
         let (events, _) = broadcast::channel(EVENTS_MAX);

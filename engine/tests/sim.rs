@@ -65,7 +65,11 @@ fn run(seed: u64, print: bool) -> Outcome {
 
 fn run_all(seeds: u64) -> Vec<Outcome> {
     let threads: Vec<_> = (0..THREADS)
-        .map(|first| thread::spawn(move || (first..seeds).step_by(THREADS as usize).map(|seed| run(seed, false)).collect()))
+        .map(|first| {
+            thread::spawn(move || {
+                (first..seeds).step_by(THREADS as usize).map(|seed| run(seed, false)).collect()
+            })
+        })
         .collect();
     threads.into_iter().flat_map(|thread| thread.join().unwrap_or_else(|_| Vec::new())).collect()
 }
@@ -75,7 +79,10 @@ fn report(outcome: &Outcome) {
     for violation in &outcome.violations {
         println!("    {violation}");
     }
-    println!("    replay: HAUL_SIM_SEED={} cargo test -p longhaul --test sim -- --nocapture every_seed", outcome.seed);
+    println!(
+        "    replay: HAUL_SIM_SEED={} cargo test -p longhaul --test sim -- --nocapture every_seed",
+        outcome.seed
+    );
 }
 
 fn summarise(outcomes: &[Outcome]) -> Tally {

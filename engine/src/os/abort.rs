@@ -9,9 +9,10 @@
 //! Where the kernel does not allow it (before Linux 5.6, some containers) or another socket appeared at
 //! the same instant, the connection is closed the ordinary way.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -104,10 +105,11 @@ impl<F: Future> Future for Connecting<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let Some(cutter) = self.cutter.clone() else { return self.inner.as_mut().poll(context) };
         let _alone = LOOKING.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = descriptors();
+        let before = sockets();
         let polled = self.inner.as_mut().poll(context);
-        let appeared: Vec<OwnedFd> =
-            descriptors().difference(&before).filter_map(|fd| stream_socket(*fd)).collect();
+        let after = sockets();
+        let appeared = after.iter().filter(|(socket, _)| !before.contains_key(*socket));
+        let appeared: Vec<OwnedFd> = appeared.filter_map(|(_, fd)| stream_socket(*fd)).collect();
         // Two at one instant: one is not ours, and nobody can tell which.
         if appeared.len() == 1 {
             cutter.sockets().extend(appeared);
@@ -116,9 +118,15 @@ impl<F: Future> Future for Connecting<F> {
     }
 }
 
-fn descriptors() -> BTreeSet<RawFd> {
+/// The sockets of this process, by what the kernel calls them: descriptor numbers are used again at once.
+fn sockets() -> BTreeMap<PathBuf, RawFd> {
     let listed = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    listed.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    let named = listed.filter_map(|entry| {
+        let target = std::fs::read_link(entry.path()).ok()?;
+        let is_socket = target.to_str()?.starts_with("socket:");
+        Some((target, entry.file_name().to_str()?.parse().ok()?)).filter(|_| is_socket)
+    });
+    named.collect()
 }
 
 /// A second descriptor of the socket, if it is one.

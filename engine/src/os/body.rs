@@ -247,7 +247,7 @@ mod tests {
         let body = Outgoing::stream(4, stream::pending().boxed(), Arc::clone(&pulse));
         let waiting = tokio::spawn(drain(body));
         tokio::task::yield_now().await;
-        drop(Exchange(Arc::clone(&pulse)));
+        drop(Exchange { pulse: Arc::clone(&pulse), cutter: Cutter::default() });
         assert_eq!(waiting.await.unwrap().1.as_deref(), Some("the exchange was given up"));
         assert_eq!(pulse.failure(), None);
     }

@@ -778,4 +778,49 @@ mod tests {
         drop(net.send(get(&url)).await.unwrap());
         served.await.unwrap();
     }
+
+    /// What was written to a connection and not taken by the peer must not arrive after a halt.
+    #[tokio::test]
+    async fn a_dropped_upload_takes_its_buffers_with_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let (pieces, len) = (2048_u64, 64 << 10);
+        let handed = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&handed);
+        let piece = Bytes::from(vec![7; len as usize]);
+        let stream = stream::iter(0..pieces).map(move |_| {
+            count.fetch_add(len, Ordering::SeqCst);
+            Ok(piece.clone())
+        });
+        let body = RequestBody::Stream { len: pieces * len, pieces: stream.boxed() };
+        let net = Arc::new(net());
+        let sending = tokio::spawn({
+            let net = Arc::clone(&net);
+            async move { net.send(request(Method::PATCH, &url, body)).await.map(|_| ()) }
+        });
+        let (mut peer, _) = listener.accept().await.unwrap();
+        head(&mut peer).await;
+        // The peer takes nothing: wait until the buffers between the two are full.
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = handed.load(Ordering::SeqCst);
+            if now > 0 && now == before {
+                break;
+            }
+            before = now;
+        }
+        sending.abort();
+        assert!(sending.await.unwrap_err().is_cancelled());
+        let (mut taken, mut buffer) = (0, vec![0; 64 << 10]);
+        let end = loop {
+            match peer.read(&mut buffer).await {
+                Ok(0) => break Ok(()),
+                Ok(got) => taken += got as u64,
+                Err(error) => break Err(error.kind()),
+            }
+        };
+        assert_eq!(end, Err(io::ErrorKind::ConnectionReset), "the rest was thrown away, not sent");
+        assert!(taken < before, "{taken} bytes of {before} arrived");
+    }
 }

@@ -288,22 +288,30 @@ pub struct Remains {
 
 /// Removes a job's local files.
 pub fn free(disk: &dyn Disk, remains: &Remains) -> io::Result<()> {
+    // The directory is synced also where nothing was found: an earlier attempt may have removed it and not
+    // come as far as the sync, and a power cut would bring it back when nobody looks for it any more.
     if let Some(stage) = &remains.stage {
-        let mut removed = remove_if_there(disk, &temporary(stage))?;
-        removed |= remove_if_there(disk, stage)?;
-        if removed {
-            sync_parent(disk, stage)?;
-        }
+        remove_if_there(disk, &temporary(stage))?;
+        remove_if_there(disk, stage)?;
+        sync_parent_if_there(disk, stage)?;
     }
     if let Some((path, identity)) = &remains.part {
         let found = disk.inspect(path)?;
         // A file of another inode under our name is not ours to delete.
-        let ours = found.is_some_and(|file| identity.is_none_or(|known| known == (file.dev, file.ino)));
-        if ours && remove_if_there(disk, path)? {
-            sync_parent(disk, path)?;
+        if found.is_some_and(|file| identity.is_none_or(|known| known == (file.dev, file.ino))) {
+            remove_if_there(disk, path)?;
         }
+        sync_parent_if_there(disk, path)?;
     }
     Ok(())
+}
+
+/// A directory that is gone has nothing in it that could come back.
+fn sync_parent_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match sync_parent(disk, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Removes what the staging area holds for jobs that need nothing there; says which number is the

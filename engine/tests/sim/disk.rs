@@ -53,15 +53,18 @@ impl SimDisk {
     }
 
     fn open(&self, path: &Path, writes: bool) -> io::Result<Arc<dyn File>> {
-        let ino = self.act(format_args!("disk open {} {}", path.display(), if writes { "rw" } else { "r" }), |fs| {
-            if writes && fs.guarded.contains(path) {
-                self.world.violate(format!("I1: the user's {} was opened for writing", path.display()));
-                return Err(eio());
-            }
-            let ino = fs.find(path).ok_or(io::ErrorKind::NotFound)?;
-            fs.hold(ino)?;
-            Ok(ino)
-        })?;
+        let ino = self.act(
+            format_args!("disk open {} {}", path.display(), if writes { "rw" } else { "r" }),
+            |fs| {
+                if writes && fs.guarded.contains(path) {
+                    self.world.violate(format!("I1: the user's {} was opened for writing", path.display()));
+                    return Err(eio());
+                }
+                let ino = fs.find(path).ok_or(io::ErrorKind::NotFound)?;
+                fs.hold(ino)?;
+                Ok(ino)
+            },
+        )?;
         Ok(self.file(ino, writes))
     }
 
@@ -160,12 +163,18 @@ impl Drop for SimFile {
 impl SimFile {
     fn act<T>(&self, what: Arguments<'_>, act: impl FnOnce(&mut Fs, i128) -> io::Result<T>) -> io::Result<T> {
         let now = self.world.wall_ns();
-        self.world.act(self.life, format_args!("file {} {what}", self.ino), || act(&mut lock(&self.world.fs), now))
+        self.world
+            .act(self.life, format_args!("file {} {what}", self.ino), || act(&mut lock(&self.world.fs), now))
     }
 
-    fn writing<T>(&self, what: Arguments<'_>, act: impl FnOnce(&mut Fs, i128) -> io::Result<T>) -> io::Result<T> {
+    fn writing<T>(
+        &self,
+        what: Arguments<'_>,
+        act: impl FnOnce(&mut Fs, i128) -> io::Result<T>,
+    ) -> io::Result<T> {
         if !self.writes || lock(&self.world.fs).inode(self.ino)?.is_source {
-            self.world.violate(format!("I1: {what} on inode {}, which is not the engine's to change", self.ino));
+            self.world
+                .violate(format!("I1: {what} on inode {}, which is not the engine's to change", self.ino));
             return Err(io::Error::from_raw_os_error(9));
         }
         self.act(what, act)
@@ -213,7 +222,8 @@ impl File for SimFile {
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
         let fails = self.world.fires(Fault::WriteError);
-        let written = if fails { self.world.rng(|rng| rng.below(buffer.len() as u64)) as usize } else { buffer.len() };
+        let written =
+            if fails { self.world.rng(|rng| rng.below(buffer.len() as u64)) as usize } else { buffer.len() };
         let done = self.writing(format_args!("write {offset}+{written}"), |fs, now| {
             fs.write(self.ino, offset, &buffer[..written], now)?;
             if fails { Err(eio()) } else { Ok(()) }

@@ -262,6 +262,10 @@ impl Fs {
         Ok(())
     }
 
+    pub fn is_open(&self, path: &Path) -> bool {
+        self.find(path).and_then(|ino| self.inodes.get(&ino)).is_some_and(|inode| inode.open > 0)
+    }
+
     pub fn hold(&mut self, ino: u64) -> io::Result<()> {
         self.inode(ino)?.open += 1;
         Ok(())
@@ -277,7 +281,10 @@ impl Fs {
     /// Frees an inode that nothing refers to.
     fn collect(&mut self, ino: u64) {
         let named = self.dirs.values().any(|dir| {
-            let pending = dir.pending.iter().any(|op| matches!(op, NameOp::Set(_, i) | NameOp::Rename(_, _, i) if *i == ino));
+            let pending = dir
+                .pending
+                .iter()
+                .any(|op| matches!(op, NameOp::Set(_, i) | NameOp::Rename(_, _, i) if *i == ino));
             pending || dir.now.values().chain(dir.durable.values()).any(|&found| found == ino)
         });
         if !named && self.inodes.get(&ino).is_some_and(|inode| inode.open == 0) {
@@ -299,7 +306,8 @@ impl Fs {
     pub fn cut(&mut self, rng: &mut Rng) {
         for dir in self.dirs.values_mut() {
             // A journalling file system keeps a prefix; another keeps what it likes.
-            let keep = if rng.chance(500) { Some(rng.below(dir.pending.len() as u64 + 1) as usize) } else { None };
+            let keep =
+                if rng.chance(500) { Some(rng.below(dir.pending.len() as u64 + 1) as usize) } else { None };
             for (index, op) in std::mem::take(&mut dir.pending).into_iter().enumerate() {
                 if keep.map_or_else(|| rng.chance(500), |keep| index < keep) {
                     op.apply(&mut dir.durable);

@@ -57,7 +57,8 @@ pub struct Served {
 impl Remote {
     pub fn draw(rng: &mut Rng, key: u64, size: u64, name: Option<&'static str>) -> Self {
         use Variant::{Bare, Chunked, ChunkedBare, Dated, Strong, Weak};
-        let variant = rng.pick(&[Strong, Strong, Strong, Strong, Dated, Weak, Bare, Chunked, Chunked, ChunkedBare]);
+        let variant =
+            rng.pick(&[Strong, Strong, Strong, Strong, Dated, Weak, Bare, Chunked, Chunked, ChunkedBare]);
         let versions = vec![(freight(key, size as usize), Duration::ZERO)];
         Self { variant, digest: size <= 1 << 20 && rng.chance(300), name, versions, floor: None }
     }
@@ -132,7 +133,8 @@ impl Remote {
             let reply = self.describe(416, at, now).with("content-range", format!("bytes */{len}"));
             return Served { reply, content, range: 0..0 };
         }
-        let reply = self.describe(206, at, now).with("content-range", format!("bytes {from}-{}/{len}", len - 1));
+        let reply =
+            self.describe(206, at, now).with("content-range", format!("bytes {from}-{}/{len}", len - 1));
         Served { reply: reply.with("content-length", len - from), content, range: from..len }
     }
 }
@@ -147,12 +149,15 @@ impl Shelf {
             let served = remote.whole(head.now);
             return Served { range: 0..0, ..served };
         }
-        let from = head.text("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let from = head
+            .text("range")
+            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
         let Some(from) = from else {
             if let Some((at, done)) = remote.floor.take()
                 && at == remote.current()
             {
-                self.wrong.push(format!("I5: job {job} asks for all, with {done} bytes of this version journaled"));
+                self.wrong
+                    .push(format!("I5: job {job} asks for all, with {done} bytes of this version journaled"));
             }
             return remote.whole(head.now);
         };
@@ -168,7 +173,8 @@ impl Shelf {
             return remote.ranged(from, head.now);
         };
         let strong = matches!(remote.variant, Variant::Strong | Variant::Chunked);
-        let stands = remote.tag(at).filter(|_| strong).or_else(|| remote.modified(at)).as_deref() == Some(condition);
+        let stands =
+            remote.tag(at).filter(|_| strong).or_else(|| remote.modified(at)).as_deref() == Some(condition);
         if stands && ranged { remote.ranged(from, head.now) } else { remote.whole(head.now) }
     }
 }

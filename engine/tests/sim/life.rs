@@ -27,7 +27,9 @@ use super::world::{End, Machine, World, lock};
 /// Lives after which something is wrong with the simulation.
 const LIVES_MAX: u64 = 60;
 /// Virtual time in which every job must have ended or asked for help, once faults have stopped.
-const SETTLE_MAX: Duration = Duration::from_secs(2 * 3600);
+const SETTLE_MAX: Duration = Duration::from_secs(4 * 3600);
+/// Nothing has changed for longer than any wait of the engine's.
+const STILL: Duration = Duration::from_secs(600);
 
 /// What a seed came to.
 pub struct Outcome {
@@ -81,7 +83,12 @@ pub fn run(seed: u64, print: bool) -> Outcome {
     if world.violations().is_empty() {
         sim.look_back();
     }
-    Outcome { seed, trace: world.trace_hash(), violations: world.violations(), tally: world.tally(|t| t.clone()) }
+    Outcome {
+        seed,
+        trace: world.trace_hash(),
+        violations: world.violations(),
+        tally: world.tally(|t| t.clone()),
+    }
 }
 
 impl Sim {
@@ -216,7 +223,11 @@ impl Sim {
         match act {
             Act::Submit => self.submit(session, job).await,
             Act::Suspend | Act::Resume | Act::Cancel => self.ask(session, act, job).await,
-            Act::WriteSource | Act::TruncateSource | Act::DeleteSource | Act::Replace | Act::TakeDestination => {
+            Act::WriteSource
+            | Act::TruncateSource
+            | Act::DeleteSource
+            | Act::Replace
+            | Act::TakeDestination => {
                 self.meddle(act, job);
             }
             Act::Squeeze => {
@@ -259,7 +270,9 @@ impl Sim {
         let answer = session.submit(self.scenario.plan(job).submission()).await;
         let mut oracle = lock(&self.oracle);
         match answer {
-            Ok(_) if world.is_poisoned() => world.violate(format!("I10: job {job} is accepted after a journal error")),
+            Ok(_) if world.is_poisoned() => {
+                world.violate(format!("I10: job {job} is accepted after a journal error"))
+            }
             Ok(handle) => oracle.accepted(world, job, handle.id()),
             Err(SubmitError::Closed(_)) => {}
             Err(error) => {
@@ -288,7 +301,10 @@ impl Sim {
             Act::Resume => handle.resume().await,
             _ => handle.cancel().await,
         };
-        world.note(format_args!("answer: {:?}", answer.as_ref().map(|view| view.state).map_err(ToString::to_string)));
+        world.note(format_args!(
+            "answer: {:?}",
+            answer.as_ref().map(|view| view.state).map_err(ToString::to_string)
+        ));
         let Ok(view) = answer else { return };
         if world.is_poisoned() {
             world.violate(format!("I10: {act:?} of job {id} is answered after a journal error"));
@@ -309,23 +325,32 @@ impl Sim {
     async fn settle(&self, session: &Session) {
         let world = &self.world;
         let deadline = world.now() + SETTLE_MAX;
+        let (mut before, mut since) = (Vec::new(), world.now());
         loop {
             let views = session.jobs().await;
+            if views != before {
+                (before, since) = (views.clone(), world.now());
+            }
+            let is_still = world.now() > since + STILL;
             let moves = |view: &&JobView| match view.state {
                 JobState::Suspended => view.cause.as_ref().is_some_and(|cause| cause.kind == "no-space"),
+                // A suspended job keeps its staged copy, and with it a share of the budget.
+                JobState::Queued => !is_still,
                 state => !state.is_terminal(),
             };
-            let waiting: Vec<&JobView> = views.iter().filter(|view| view.state == JobState::Suspended).collect();
-            if views.iter().any(|view| moves(&view)) {
-                if world.now() > deadline {
-                    let stuck: Vec<&JobView> = views.iter().filter(moves).collect();
-                    world.violate(format!("I16: without faults, these do not end: {stuck:?}"));
-                    return;
-                }
-                world.sleep(Duration::from_secs(2)).await;
-            } else if waiting.is_empty() {
+            let waiting: Vec<&JobView> =
+                views.iter().filter(|view| view.state == JobState::Suspended).collect();
+            if views.iter().all(|view| view.state.is_terminal()) {
                 lock(&self.oracle).judge(world, &views);
                 return;
+            }
+            if world.now() > deadline || (is_still && waiting.is_empty()) {
+                let stuck: Vec<&JobView> = views.iter().filter(|view| !view.state.is_terminal()).collect();
+                world.violate(format!("I16: without faults, these do not end: {stuck:?}"));
+                return;
+            }
+            if views.iter().any(|view| moves(&view)) {
+                world.sleep(Duration::from_secs(2)).await;
             } else {
                 self.hold_and_resume(session, &waiting).await;
             }
@@ -378,7 +403,10 @@ async fn watch(world: Arc<World>, life: u64, mut events: longhaul::EventStream, 
         if !world.is_alive(life) {
             return;
         }
-        world.note(format_args!("event {}: job {} {}: {}", event.number, event.job.id, event.job.state, event.what));
+        world.note(format_args!(
+            "event {}: job {} {}: {}",
+            event.number, event.job.id, event.job.state, event.what
+        ));
         lock(&oracle).seen(&world, &event.job);
     }
 }

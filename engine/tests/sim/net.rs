@@ -79,7 +79,8 @@ impl SimNet {
         if world.fires(Fault::ConnectRefused) {
             return Err(lost(NetErrorKind::Connect));
         }
-        let (host, path) = url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).unwrap_or_default();
+        let (host, path) =
+            url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).unwrap_or_default();
         let odd = self.odd_answer(&method, host);
         let answered = match odd {
             Some(reply) => Served { reply, content: Content::default(), range: 0..0 },
@@ -91,7 +92,8 @@ impl SimNet {
 
     /// A job that was told to hold still makes no request.
     fn suspended_asks(&self, url: &str) {
-        let held = self.world.held().iter().any(|job| url.split('/').nth(3) == Some(job.to_string().as_str()));
+        let held =
+            self.world.held().iter().any(|job| url.split('/').nth(3) == Some(job.to_string().as_str()));
         if held {
             self.world.violate(format!("R13: a suspended job asks for {url}"));
         }
@@ -143,7 +145,9 @@ impl SimNet {
         let world = &self.world;
         let (len, pieces) = match body {
             RequestBody::Empty => (0, futures_util::stream::empty().boxed()),
-            RequestBody::Bytes(bytes) => (bytes.len() as u64, futures_util::stream::iter([Ok(bytes)]).boxed()),
+            RequestBody::Bytes(bytes) => {
+                (bytes.len() as u64, futures_util::stream::iter([Ok(bytes)]).boxed())
+            }
             RequestBody::Stream { len, pieces } => (len, pieces),
         };
         let twice = len <= DUPLICATE_MAX && world.fires(Fault::Duplicate);
@@ -166,7 +170,9 @@ impl SimNet {
         };
         if twice {
             let second = self.again(&head(), sent);
-            reply = if world.rng(|rng| rng.chance(500)) { second } else { reply };
+            // A 404 for what was just completed would be a lie that no client can see through.
+            let second = (second.status != 404).then_some(second);
+            reply = second.filter(|_| world.rng(|rng| rng.chance(500))).unwrap_or(reply);
         }
         self.report_wrongs();
         Ok(served(reply))
@@ -192,7 +198,8 @@ impl SimNet {
                 let take = (self.piece as u64).min(until_break).min(piece.len() as u64) as usize;
                 self.pass(take).await;
                 let piece = piece.split_to(take);
-                let taken = open.taking.as_mut().is_some_and(|taking| lock(&self.world.tus).feed(taking, piece));
+                let taken =
+                    open.taking.as_mut().is_some_and(|taking| lock(&self.world.tus).feed(taking, piece));
                 if !taken {
                     return Err(lost(NetErrorKind::Broken));
                 }

@@ -52,7 +52,8 @@ pub fn planned(view: &JobView) -> u64 {
 
 /// A view, but for what may differ between two looks at an ended job.
 fn same_end(one: &JobView, other: &JobView) -> bool {
-    let key = |view: &JobView| (view.id, view.state, view.cause.clone(), view.evidence.clone(), view.file.clone());
+    let key =
+        |view: &JobView| (view.id, view.state, view.cause.clone(), view.evidence.clone(), view.file.clone());
     key(one) == key(other) && one.done == other.done && one.leftover == other.leftover
 }
 
@@ -114,7 +115,11 @@ impl Oracle {
         let Way::Up { source, .. } = &known.plan.way else { return Vec::new() };
         let fs = lock(&world.fs);
         let all = fs.history.get(source).map(Vec::as_slice).unwrap_or_default();
-        all.iter().enumerate().filter(|(at, _)| (known.first..=known.last).contains(at)).map(|(_, c)| Content::clone(c)).collect()
+        all.iter()
+            .enumerate()
+            .filter(|(at, _)| (known.first..=known.last).contains(at))
+            .map(|(_, c)| Content::clone(c))
+            .collect()
     }
 
     /// Looks at what the journal has brought back, before anything acts on it.
@@ -122,7 +127,11 @@ impl Oracle {
         let records: Vec<Record> = opened.tail.iter().map(|found| found.value().clone()).collect();
         world.note(format_args!("journal has {} records", records.len()));
         if records.len() < self.records.len() || records[..self.records.len()] != self.records[..] {
-            world.violate(format!("I3: {} records were there, {} came back", self.records.len(), records.len()));
+            world.violate(format!(
+                "I3: {} records were there, {} came back",
+                self.records.len(),
+                records.len()
+            ));
         }
         let mut last: BTreeMap<JobId, &Record> = BTreeMap::new();
         let mut resumed: BTreeMap<JobId, u64> = BTreeMap::new();
@@ -173,7 +182,9 @@ impl Oracle {
             drop(fs);
             if !Self::snapshots(world, known).iter().any(|content| Some(&**content) == found.as_ref()) {
                 let len = found.map(|found| found.len());
-                world.violate(format!("I4: job {id}'s staged copy is not its source as it was ({len:?} bytes)"));
+                world.violate(format!(
+                    "I4: job {id}'s staged copy is not its source as it was ({len:?} bytes)"
+                ));
             }
         }
         let damaged = world.tally(|tally| tally.any(&[Fault::PartTruncated, Fault::PartDeleted]));
@@ -183,11 +194,15 @@ impl Oracle {
             let shelf = lock(&world.shelf);
             let done = core.done as usize;
             let fits = found.len() >= done
-                && shelf.remotes[&known.plan.job].versions().any(|version| version.get(..done) == Some(&found[..done]));
+                && shelf.remotes[&known.plan.job]
+                    .versions()
+                    .any(|version| version.get(..done) == Some(&found[..done]));
             let len = found.len();
             drop(fs);
             if !fits {
-                world.violate(format!("job {id} has journaled {done} bytes that its part file ({len}) does not have"));
+                world.violate(format!(
+                    "job {id} has journaled {done} bytes that its part file ({len}) does not have"
+                ));
             }
         }
     }
@@ -229,7 +244,8 @@ impl Oracle {
     fn staged_files(&self, world: &World, views: &[JobView]) {
         let files = lock(&world.fs).list(Path::new("/state/stage")).unwrap_or_default();
         for path in files {
-            let number = path.file_stem().and_then(|stem| u64::from_str_radix(&stem.to_string_lossy(), 16).ok());
+            let number =
+                path.file_stem().and_then(|stem| u64::from_str_radix(&stem.to_string_lossy(), 16).ok());
             let owner = views.iter().find(|view| Some(view.id.0) == number);
             if owner.is_none_or(|view| view.state.is_terminal()) {
                 world.violate(format!("I4: {} belongs to no unfinished job", path.display()));
@@ -269,24 +285,40 @@ impl Oracle {
         match &known.plan.way {
             Way::Up { .. } => {
                 let tus = lock(&world.tus);
-                let objects: Vec<Content> =
-                    tus.objects.iter().filter(|o| o.job == known.plan.job && !o.withdrawn).map(|o| Content::clone(&o.content)).collect();
+                let objects: Vec<Content> = tus
+                    .objects
+                    .iter()
+                    .filter(|o| o.job == known.plan.job && !o.withdrawn)
+                    .map(|o| Content::clone(&o.content))
+                    .collect();
                 drop(tus);
                 let snapshots = Self::snapshots(world, known);
                 if objects.is_empty() || !objects.iter().all(|object| snapshots.contains(object)) {
-                    let how = objects.first().map(|object| snapshots.iter().map(|s| difference(object, s)).collect::<Vec<_>>());
-                    world.violate(format!("I9: job {} is completed, of the server's {} objects not all are a snapshot: {how:?}", view.id, objects.len()));
+                    let how = objects
+                        .first()
+                        .map(|object| snapshots.iter().map(|s| difference(object, s)).collect::<Vec<_>>());
+                    world.violate(format!(
+                        "I9: job {} is completed, of the server's {} objects not all are a snapshot: {how:?}",
+                        view.id,
+                        objects.len()
+                    ));
                 }
             }
             Way::Down { to, .. } => {
                 let fs = lock(&world.fs);
                 let found = fs.durable(to);
                 let shelf = lock(&world.shelf);
-                let whole = shelf.remotes[&known.plan.job].versions().any(|version| Some(version.as_slice()) == found);
+                let whole = shelf.remotes[&known.plan.job]
+                    .versions()
+                    .any(|version| Some(version.as_slice()) == found);
                 if !whole {
                     let len = found.map(<[u8]>::len);
                     drop(fs);
-                    world.violate(format!("I9: job {} is completed, {} is no version durably ({len:?} bytes)", view.id, to.display()));
+                    world.violate(format!(
+                        "I9: job {} is completed, {} is no version durably ({len:?} bytes)",
+                        view.id,
+                        to.display()
+                    ));
                 }
             }
         }

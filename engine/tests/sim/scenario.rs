@@ -24,9 +24,16 @@ pub struct Plan {
 
 #[derive(Clone, Debug)]
 pub enum Way {
-    Up { source: PathBuf, stage: StageMode },
+    Up {
+        source: PathBuf,
+        stage: StageMode,
+    },
     /// `to` is the final file; `dir`: it was named by its directory alone.
-    Down { to: PathBuf, dir: bool, overwrite: bool },
+    Down {
+        to: PathBuf,
+        dir: bool,
+        overwrite: bool,
+    },
 }
 
 /// Something that people do.
@@ -102,7 +109,8 @@ impl Plan {
             let name = dir.then_some("served.bin");
             let remote = Remote::draw(rng, key, size, name);
             if size <= 1 << 20 && rng.chance(250) {
-                let digest = remote.versions().next().map(|content| sha2::Sha256::digest(&**content).to_vec());
+                let digest =
+                    remote.versions().next().map(|content| sha2::Sha256::digest(&**content).to_vec());
                 checksum = digest.map(|digest| Checksum { algorithm: ChecksumAlgorithm::Sha256, digest });
             }
             lock(&world.shelf).remotes.insert(job, remote);
@@ -148,7 +156,8 @@ impl Scenario {
         let mut rng = world.rng(|rng| Rng::new(rng.bits()));
         let rng = &mut rng;
         let mut named = false;
-        let plans: Vec<Plan> = (1..=rng.within(1, 6)).map(|job| Plan::draw(world, rng, job, &mut named)).collect();
+        let plans: Vec<Plan> =
+            (1..=rng.within(1, 6)).map(|job| Plan::draw(world, rng, job, &mut named)).collect();
         let quiet_at = Duration::from_secs(rng.within(20, 200));
         let largest = plans.iter().map(|plan| plan.size).max().unwrap_or_default();
         let pieces = rng.pick(&[2, 10, 60, 400]);
@@ -202,11 +211,13 @@ fn acts(rng: &mut Rng, plans: &[Plan], quiet_at: Duration) -> VecDeque<(Duration
         }
         match plan.way {
             Way::Up { .. } if rng.chance(250) => {
-                let act = rng.pick(&[Act::WriteSource, Act::WriteSource, Act::TruncateSource, Act::DeleteSource]);
+                let act =
+                    rng.pick(&[Act::WriteSource, Act::WriteSource, Act::TruncateSource, Act::DeleteSource]);
                 acts.push((at_random(rng), act, plan.job));
             }
             Way::Down { .. } if rng.chance(500) => {
-                let choices = [Act::Replace, Act::Replace, Act::TakeDestination, Act::TruncatePart, Act::DeletePart];
+                let choices =
+                    [Act::Replace, Act::Replace, Act::TakeDestination, Act::TruncatePart, Act::DeletePart];
                 let act = rng.pick(&choices);
                 acts.push((at_random(rng), act, plan.job));
             }

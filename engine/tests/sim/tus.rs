@@ -198,7 +198,9 @@ impl Tus {
     }
 
     fn create(&mut self, head: &Head<'_>, job: u64, lags: bool) -> Verdict {
-        let Some(len) = head.number("upload-length") else { return self.wrong(head, "without Upload-Length") };
+        let Some(len) = head.number("upload-length") else {
+            return self.wrong(head, "without Upload-Length");
+        };
         if head.len > 0 && (!self.offer.with_upload || head.len > len) {
             return self.wrong(head, "with a body that was not offered or is too long");
         }
@@ -206,10 +208,24 @@ impl Tus {
         self.next += 1;
         *self.creations.entry(job).or_default() += 1;
         let (told, busy_until, used_at) = (0, Duration::ZERO, head.now);
-        let upload = Upload { job, len, data: Vec::new(), told, busy_until, used_at, complete: false, known: false };
+        let upload =
+            Upload { job, len, data: Vec::new(), told, busy_until, used_at, complete: false, known: false };
         self.uploads.insert(id, upload);
-        let taking = Taking { upload: id, from: 0, at: 0, creation: true, digest: None, held: Vec::new(), lags, lag: None };
-        if head.len > 0 { Verdict::Body(taking) } else { Verdict::Reply(self.finish(taking, head.now).unwrap_or_else(|| Reply::new(500))) }
+        let taking = Taking {
+            upload: id,
+            from: 0,
+            at: 0,
+            creation: true,
+            digest: None,
+            held: Vec::new(),
+            lags,
+            lag: None,
+        };
+        if head.len > 0 {
+            Verdict::Body(taking)
+        } else {
+            Verdict::Reply(self.finish(taking, head.now).unwrap_or_else(|| Reply::new(500)))
+        }
     }
 
     fn request(&mut self, head: &Head<'_>, id: u64, lags: bool) -> Verdict {
@@ -242,7 +258,9 @@ impl Tus {
 
     fn patch(&mut self, head: &Head<'_>, id: u64, lags: bool) -> Verdict {
         let upload = &self.uploads[&id];
-        let Some(offset) = head.number("upload-offset") else { return self.wrong(head, "without Upload-Offset") };
+        let Some(offset) = head.number("upload-offset") else {
+            return self.wrong(head, "without Upload-Offset");
+        };
         if head.text("content-type") != Some("application/offset+octet-stream") {
             return self.wrong(head, "with another Content-Type");
         }
@@ -255,12 +273,23 @@ impl Tus {
         let digest = match (head.text("upload-checksum"), self.offer.checksum) {
             (None, _) => None,
             (Some(_), None) => return self.wrong(head, "with a checksum that was not offered"),
-            (Some(value), Some(name)) => match value.strip_prefix(name).map(|rest| STANDARD.decode(rest.trim_start())) {
-                Some(Ok(digest)) => Some(digest),
-                _ => return self.wrong(head, "with an unreadable checksum"),
-            },
+            (Some(value), Some(name)) => {
+                match value.strip_prefix(name).map(|rest| STANDARD.decode(rest.trim_start())) {
+                    Some(Ok(digest)) => Some(digest),
+                    _ => return self.wrong(head, "with an unreadable checksum"),
+                }
+            }
         };
-        Verdict::Body(Taking { upload: id, from: offset, at: offset, creation: false, digest, held: Vec::new(), lags, lag: None })
+        Verdict::Body(Taking {
+            upload: id,
+            from: offset,
+            at: offset,
+            creation: false,
+            digest,
+            held: Vec::new(),
+            lags,
+            lag: None,
+        })
     }
 
     /// A piece of the body has arrived. False: the upload is not what it was, the connection breaks.

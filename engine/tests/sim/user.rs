@@ -70,12 +70,15 @@ pub fn clear_destination(world: &World, path: &Path) {
     }
 }
 
-/// Cuts short or deletes some part file that lies about.
+/// Cuts short or deletes some part file that lies about. Not one that is being written: no check could
+/// tell the hole that is left from what was sent.
 pub fn damage_part(world: &World, deletes: bool) {
     let now = world.wall_ns();
     let mut fs = lock(&world.fs);
     let parts = fs.list(Path::new("/dst")).unwrap_or_default();
-    let Some(path) = parts.into_iter().find(|path| path.extension().is_some_and(|end| end == "haul")) else { return };
+    let idle =
+        |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "haul") && !fs.is_open(path);
+    let Some(path) = parts.into_iter().find(idle) else { return };
     let len = fs.content(&path).map_or(0, <[u8]>::len) as u64;
     let (done, fault) = if deletes {
         (fs.user_removes(&path), Fault::PartDeleted)

@@ -60,7 +60,8 @@ fn nothing_left(world: &World, dir: &Path, extension: &str) {
 fn judge_job(world: &World, known: &Known, view: &JobView) {
     let upload = matches!(known.plan.way, Way::Up { .. });
     let kind = view.cause.as_ref().map_or("", |cause| cause.kind.as_str());
-    let name = if view.state == JobState::Failed { format!("failed({kind})") } else { view.state.to_string() };
+    let name =
+        if view.state == JobState::Failed { format!("failed({kind})") } else { view.state.to_string() };
     world.tally(|tally| *tally.ends.entry(name).or_default() += 1);
     if !view.state.is_terminal() {
         world.violate(format!("I16: job {} is still {}", view.id, view.state));
@@ -101,7 +102,10 @@ fn judge_upload(world: &World, known: &Known, view: &JobView, kind: &str) {
     for (id, _) in unfinished().filter(|(_, upload)| upload.known) {
         let path = format!("/{job}/{id}");
         if !view.leftover.as_ref().is_some_and(|leftover| leftover.ends_with(&path)) {
-            wrongs.push(format!("job {job} ({}) has left {path} at the server and does not say so", view.state));
+            wrongs.push(format!(
+                "job {job} ({}) has left {path} at the server and does not say so",
+                view.state
+            ));
         }
     }
     let orphans = unfinished().filter(|(_, upload)| !upload.known).count();

@@ -13,6 +13,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::dir::{Dir, Head, doing};
 use super::flush::{self, Watch};
@@ -23,6 +25,23 @@ use crate::error::StoreError;
 const SEGMENT_BYTES: usize = 1024 * 1024;
 /// Garbage collection and memory need it; durability does not.
 const BACKGROUND_FLUSH_MS: u64 = 500;
+/// How long sled may take to let go of an instance that was dropped.
+const OWN_LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Opens a database that nobody else can have, as the caller holds the directory's own lock.
+///
+/// sled's threads may keep an instance's lock for a moment after it was dropped; the one that this
+/// process had open a moment ago (for the first look, or for a rebuild) is then in its own way.
+fn open_patiently(config: &::sled::Config) -> Result<::sled::Db, StoreError> {
+    let give_up = Instant::now() + OWN_LOCK_PATIENCE;
+    loop {
+        match guarded(|| config.open()) {
+            Err(StoreError::Locked) if Instant::now() < give_up => thread::sleep(Duration::from_millis(10)),
+            opened => return opened,
+        }
+    }
+}
+
 /// Runs one call of sled; neither its panics nor its errors get past here.
 fn guarded<T>(call: impl FnOnce() -> ::sled::Result<T>) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(call)) {
@@ -72,7 +91,7 @@ impl Database {
             .segment_size(SEGMENT_BYTES)
             .cache_capacity(cache_bytes)
             .flush_every_ms(Some(BACKGROUND_FLUSH_MS));
-        let db = guarded(|| config.open())?;
+        let db = open_patiently(&config)?;
         let file = path.join("db");
         let watch = File::open(&file).and_then(|file| Watch::new(&file)).map_err(doing("watching", &file))?;
         let database = Self { path: path.to_path_buf(), db: Some(db), watch, syncs_before: None };
