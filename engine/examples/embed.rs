@@ -4,6 +4,8 @@
 //! Runs as it stands: `cargo run -p longhaul --example embed`. It brings its own small HTTP server, so that
 //! nothing else is needed.
 
+#![allow(clippy::disallowed_methods, reason = "an embedding program, not the engine")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use longhaul_journal::{Checkpoint, Committed, Journal, RECORD_MAX, RowKey, Seq};
+use longhaul_journal::{Checkpoint, CheckpointError, Committed, Journal, RECORD_MAX, RowKey, Seq};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::control::{Response, Skipped};
@@ -486,7 +486,12 @@ impl Runner {
             removes: gone.iter().copied().flat_map(record::row_keys).collect(),
             export: Some(export),
         };
-        self.journal.checkpoint(checkpoint).await.map_err(|error| error.to_string())?;
+        match self.journal.checkpoint(checkpoint).await {
+            Ok(()) => {}
+            // The checkpoint itself holds.
+            Err(error @ CheckpointError::Export { .. }) => tracing::warn!(%error, "there is no new export"),
+            Err(error) => return Err(error.to_string()),
+        }
         self.changed.clear();
         Ok(())
     }

@@ -78,6 +78,8 @@ faults! {
     JournalApply,
     /// A journal flush fails.
     JournalFlush,
+    /// An export beside a checkpoint fails; that is no reason to stop.
+    JournalExport,
     /// The user writes to a source.
     SourceWritten,
     /// The user writes to a source at the instant it is read.
@@ -102,13 +104,15 @@ impl Rates {
     /// About half of the kinds, each at a rate of its own; in some seeds none.
     pub fn draw(rng: &mut Rng) -> Self {
         let calm = rng.chance(50);
+        let storm = if rng.chance(250) { 2 } else { 1 };
         let rates = Fault::ALL.iter().map(|&fault| {
             let most = match fault {
-                Fault::ReadError | Fault::WriteError | Fault::SyncError | Fault::NameError => 25,
+                Fault::ReadError | Fault::WriteError | Fault::SyncError | Fault::NameError => 50,
                 Fault::JournalApply | Fault::JournalFlush => 12,
-                Fault::SourceRaced => 30,
-                Fault::LostConfirmed | Fault::SessionLost => 100,
-                _ => 250,
+                Fault::SourceRaced => 100,
+                Fault::LostConfirmed | Fault::SessionLost => 200,
+                Fault::RangeIgnored | Fault::LateBytes | Fault::JournalExport => 450,
+                _ => 200 * storm,
             };
             let on = !calm && rng.chance(450);
             (fault, if on { rng.within(4, most) } else { 0 })

@@ -55,6 +55,8 @@ struct Sim {
     world: Arc<World>,
     scenario: Scenario,
     oracle: Arc<Mutex<Oracle>>,
+    /// All has been judged; one more life has a look at what is left of it.
+    is_over: bool,
 }
 
 /// Runs one seed.
@@ -67,7 +69,7 @@ pub fn run(seed: u64, print: bool) -> Outcome {
     world.note(format_args!("{:?} clones: {}", lock(&world.tus).offer, lock(&world.fs).clones));
     world.tally(|tally| tally.jobs = scenario.plans.len() as u64);
     let oracle = Arc::new(Mutex::new(Oracle::new(&scenario.plans)));
-    let mut sim = Sim { world: Arc::clone(&world), scenario, oracle };
+    let mut sim = Sim { world: Arc::clone(&world), scenario, oracle, is_over: false };
     for lives in 0.. {
         let end = sim.in_runtime();
         world.note(format_args!("== {end:?}"));
@@ -78,10 +80,12 @@ pub fn run(seed: u64, print: bool) -> Outcome {
             world.violate("the process never comes through");
             break;
         }
-        world.between_lives();
+        let pause = world.between_lives();
+        sim.scenario.postpone(pause);
     }
-    if world.violations().is_empty() {
-        sim.look_back();
+    sim.is_over = true;
+    if world.violations().is_empty() && sim.in_runtime() != LifeEnd::Done {
+        world.violate("without faults, the session does not open");
     }
     Outcome {
         seed,
@@ -140,14 +144,14 @@ impl Sim {
         }
     }
 
-    async fn live(&mut self, life: u64) -> LifeEnd {
-        let world = Arc::clone(&self.world);
-        let Some(opened) = self.open_journal(life) else { return LifeEnd::Exited };
-        let machine = Arc::new(Machine { world: Arc::clone(&world) });
+    async fn open(&self, life: u64, admit: bool) -> Option<Session> {
+        let world = &self.world;
+        let opened = self.open_journal(life)?;
+        let machine = Arc::new(Machine { world: Arc::clone(world) });
         let (piece, piece_ms) = (self.scenario.piece, self.scenario.piece_ms);
         let ports = Ports {
-            net: Arc::new(SimNet { world: Arc::clone(&world), life, piece, piece_ms }),
-            disk: Arc::new(SimDisk { world: Arc::clone(&world), life }),
+            net: Arc::new(SimNet { world: Arc::clone(world), life, piece, piece_ms }),
+            disk: Arc::new(SimDisk { world: Arc::clone(world), life }),
             clock: Arc::clone(&machine) as _,
             entropy: machine,
             blocking: Blocking::Inline,
@@ -156,22 +160,31 @@ impl Sim {
             dir: PathBuf::from("/state"),
             concurrent: self.scenario.concurrent,
             stage_budget: Some(self.scenario.stage_budget),
-            admit: true,
+            admit,
         };
-        let session = match Session::open_with(ports, opened, options).await {
-            Ok(session) => session,
+        match Session::open_with(ports, opened, options, self.scenario.checkpoint_bytes).await {
+            Ok(session) => Some(session),
             Err(error) => {
                 let refused = matches!(error, OpenError::Io { .. });
                 if world.is_alive(life) && !(refused && world.tally(|tally| tally.any(&[Fault::NameError]))) {
                     world.violate(format!("the session does not open: {error}"));
                 }
-                return LifeEnd::Exited;
+                None
             }
-        };
+        }
+    }
+
+    async fn live(&mut self, life: u64) -> LifeEnd {
+        let world = Arc::clone(&self.world);
+        let Some(session) = self.open(life, !self.is_over).await else { return LifeEnd::Exited };
         world.opened();
-        let again = lock(&self.oracle).reopened(&world, &session.jobs().await);
+        let views = session.jobs().await;
+        let again = lock(&self.oracle).reopened(&world, &views);
+        if self.is_over {
+            return self.look_back(&views);
+        }
         let soon = world.now();
-        again.into_iter().for_each(|job| self.scenario.acts.push_front((soon, Act::Submit, job)));
+        again.into_iter().for_each(|job| self.scenario.repeat(job, soon));
         tokio::spawn(watch(Arc::clone(&world), life, session.events(), Arc::clone(&self.oracle)));
         let end = tokio::select! {
             biased;
@@ -380,19 +393,12 @@ impl Sim {
         }
     }
 
-    /// After the last life: the journal still says what was said.
-    fn look_back(&mut self) {
-        self.world.between_lives();
-        let life = self.world.begin_life(None);
-        let opened = self.open_journal(life);
-        let oracle = lock(&self.oracle);
-        for known in oracle.known.values() {
-            if let (Stage::Accepted(id), true) = (known.stage, opened.is_some())
-                && !oracle.ended_in_journal(id)
-            {
-                self.world.violate(format!("I6: job {id} was ended, and the journal has it unfinished"));
-            }
+    /// In a life after the last one: the journal still says what was said.
+    fn look_back(&self, views: &[JobView]) -> LifeEnd {
+        for view in views.iter().filter(|view| !view.state.is_terminal()) {
+            self.world.violate(format!("I6: job {} was ended, and the journal has it {}", view.id, view.state));
         }
+        LifeEnd::Done
     }
 }
 

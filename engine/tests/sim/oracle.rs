@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longhaul::sim::{Outcome, Phase, Record, Transition};
+use longhaul::sim::{Phase, Record, Transition};
 use longhaul::{JobId, JobState, JobView};
-use longhaul_journal::Opened;
+use longhaul_journal::{Opened, Seq};
 
 use super::fault::Fault;
 use super::rng::Content;
@@ -41,7 +41,7 @@ pub struct Known {
 
 pub struct Oracle {
     pub known: BTreeMap<u64, Known>,
-    records: Vec<Record>,
+    records: BTreeMap<Seq, Record>,
 }
 
 /// Which planned job a view is of: by its URL.
@@ -78,7 +78,7 @@ impl Oracle {
             };
             (plan.job, known)
         });
-        Self { known: known.collect(), records: Vec::new() }
+        Self { known: known.collect(), records: BTreeMap::new() }
     }
 
     pub fn id(&self, job: u64) -> Option<JobId> {
@@ -124,36 +124,33 @@ impl Oracle {
 
     /// Looks at what the journal has brought back, before anything acts on it.
     pub fn read(&mut self, world: &World, opened: &Opened<Transition>) {
-        let records: Vec<Record> = opened.tail.iter().map(|found| found.value().clone()).collect();
-        world.note(format_args!("journal has {} records", records.len()));
-        if records.len() < self.records.len() || records[..self.records.len()] != self.records[..] {
-            world.violate(format!(
-                "I3: {} records were there, {} came back",
-                self.records.len(),
-                records.len()
-            ));
+        let report = &opened.report;
+        world.note(format_args!("journal: checkpoint {}, last {}", report.checkpoint.0, report.last.0));
+        let known_to = self.records.keys().next_back().copied().unwrap_or_default();
+        if report.last < known_to {
+            world.violate(format!("I3: record {} was there, {} is the last", known_to.0, report.last.0));
         }
-        let mut last: BTreeMap<JobId, &Record> = BTreeMap::new();
+        for found in &opened.tail {
+            let before = self.records.insert(found.seq(), found.value().clone());
+            if before.is_some_and(|before| before != *found.value()) {
+                world.violate(format!("I3: record {} has changed", found.seq().0));
+            }
+        }
+        // Records that a checkpoint has taken before anyone looked: what follows them is a whole tail.
+        let mut whole_from = report.last;
+        while whole_from.0 > 0 && self.records.contains_key(&whole_from) {
+            whole_from.0 -= 1;
+        }
+        let mut last: BTreeMap<JobId, (Seq, &Record)> = BTreeMap::new();
         let mut resumed: BTreeMap<JobId, u64> = BTreeMap::new();
-        for record in &records {
+        for (&seq, record) in &self.records {
             let (Record::Submitted { id, .. } | Record::Moved { id, .. }) = record;
-            let before = last.insert(*id, record);
-            if let Some(Record::Moved { core, .. }) = before {
-                if matches!(core.phase, Phase::Ended(_)) {
-                    world.violate(format!("I6: job {id} moves after its end: {record:?}"));
-                }
-                let asks = core.suspended.as_ref().is_some_and(|cause| !cause.clears_itself());
-                if asks && matches!(record, Record::Moved { what: Some(what), .. } if what == "resumed") {
-                    *resumed.entry(*id).or_default() += 1;
-                }
-            }
-            if let Record::Moved { core, .. } = record
-                && core.size.is_some_and(|size| core.done > size)
-            {
-                world.violate(format!("job {id} is at {} of {:?}", core.done, core.size));
+            let before = last.insert(*id, (seq, record)).map(|(_, before)| before);
+            if follows(world, *id, before, record) {
+                *resumed.entry(*id).or_default() += 1;
             }
         }
-        for (id, record) in last {
+        for (id, (_, record)) in last.into_iter().filter(|(_, (seq, _))| *seq > whole_from) {
             self.compare_disk(world, id, record);
         }
         for known in self.known.values() {
@@ -162,7 +159,6 @@ impl Oracle {
                 world.violate(format!("R13: job {id} went on more often than it was resumed"));
             }
         }
-        self.records = records;
     }
 
     fn by_id(&self, id: JobId) -> Option<&Known> {
@@ -323,12 +319,18 @@ impl Oracle {
             }
         }
     }
+}
 
-    /// The state that the journal's last record of a job gives it.
-    pub fn ended_in_journal(&self, id: JobId) -> bool {
-        let last = self.records.iter().rev().find(|record| match record {
-            Record::Submitted { id: of, .. } | Record::Moved { id: of, .. } => *of == id,
-        });
-        matches!(last, Some(Record::Moved { core, .. }) if matches!(core.phase, Phase::Ended(Outcome::Completed(_) | Outcome::Failed(_))))
+/// Looks at a record and the one before it of the same job; whether it takes up again what waited to be.
+fn follows(world: &World, id: JobId, before: Option<&Record>, record: &Record) -> bool {
+    let Record::Moved { core, what, .. } = record else { return false };
+    if core.size.is_some_and(|size| core.done > size) {
+        world.violate(format!("job {id} is at {} of {:?}", core.done, core.size));
     }
+    let Some(Record::Moved { core: before, .. }) = before else { return false };
+    if matches!(before.phase, Phase::Ended(_)) {
+        world.violate(format!("I6: job {id} moves after its end: {record:?}"));
+    }
+    let waited = before.suspended.as_ref().is_some_and(|cause| !cause.clears_itself());
+    waited && what.as_deref() == Some("resumed")
 }

@@ -67,6 +67,8 @@ pub struct Scenario {
     pub piece: usize,
     pub piece_ms: u64,
     pub crashes_left: u64,
+    /// Log bytes after which the engine makes a checkpoint.
+    pub checkpoint_bytes: u64,
 }
 
 impl Plan {
@@ -169,12 +171,27 @@ impl Scenario {
             piece: (largest / pieces).max(500) as usize,
             piece_ms: rng.pick(&[2, 40, 200, 1500]),
             crashes_left: rng.pick(&[0, 1, 2, 4, 8]),
+            checkpoint_bytes: rng.pick(&[8 << 20, 8 << 20, 20_000, 5000, 500]),
             plans,
         }
     }
 
     pub fn plan(&self, job: u64) -> &Plan {
         &self.plans[job as usize - 1]
+    }
+
+    /// While nothing runs, nothing of the plan happens.
+    pub fn postpone(&mut self, pause: Duration) {
+        self.quiet_at += pause;
+        self.acts.iter_mut().for_each(|(at, ..)| *at += pause);
+    }
+
+    /// A submission without an answer, and without a job, is made again.
+    pub fn repeat(&mut self, job: u64, now: Duration) {
+        let waits = self.acts.iter().any(|&(_, act, of)| (act, of) == (Act::Submit, job));
+        if !waits {
+            self.acts.push_front((now, Act::Submit, job));
+        }
     }
 
     /// How and when the next life ends before its time, in acts of its own.

@@ -226,11 +226,12 @@ impl World {
         (inner.base, inner.started) = (now, None);
     }
 
-    /// Lets the time between two lives pass.
-    pub fn between_lives(&self) {
+    /// Lets the time between two lives pass, and says how long it was.
+    pub fn between_lives(&self) -> Duration {
         let mut inner = self.inner();
         let pause_ms = if inner.rng.chance(300) { 1 } else { inner.rng.within(1, 90_000) };
-        inner.base += Duration::from_millis(pause_ms);
+        let pause = Duration::from_millis(pause_ms);
+        inner.base += pause;
         let jumps = !inner.quiet && inner.rng.chance(250);
         if jumps {
             inner.wall_offset_ms += if inner.rng.chance(500) { DAY_MS } else { -DAY_MS };
@@ -239,6 +240,7 @@ impl World {
         if jumps {
             self.count(Fault::ClockJump);
         }
+        pause
     }
 
     pub fn is_alive(&self, life: u64) -> bool {

@@ -1,5 +1,7 @@
 //! On a real file system: what is made, what is refused, and what a crash in the middle leaves to do.
 
+#![allow(clippy::disallowed_methods, reason = "the world is what is tested here")]
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
