@@ -87,7 +87,9 @@ fn report(outcome: &Outcome) {
 
 fn summarise(outcomes: &[Outcome]) -> Tally {
     let mut sum = Tally::default();
-    outcomes.iter().for_each(|outcome| sum.add(&outcome.tally));
+    for outcome in outcomes {
+        sum.add(&outcome.tally);
+    }
     println!("{} seeds, {} jobs, {} lives, {} requests", outcomes.len(), sum.jobs, sum.lives, sum.requests);
     let show = |title: &str, counts: &BTreeMap<String, u64>| {
         let counts: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
@@ -111,7 +113,9 @@ fn every_seed_keeps_every_invariant() {
     let outcomes = run_all(seeds);
     let sum = summarise(&outcomes);
     let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| !outcome.violations.is_empty()).collect();
-    failed.iter().for_each(|outcome| report(outcome));
+    for outcome in &failed {
+        report(outcome);
+    }
     assert!(failed.is_empty(), "{} of {seeds} seeds failed", failed.len());
     assert_eq!(outcomes.len() as u64, seeds, "every seed was run");
     if seeds >= SEEDS_FOR_COVERAGE {

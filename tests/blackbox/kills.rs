@@ -171,7 +171,8 @@ fn many_jobs_survive_kills() {
     let sources: Vec<_> = (0..30)
         .map(|number| {
             let source = haul.source(&format!("file-{number}"));
-            make(&source, 100 * KIB + number, rng.next());
+            // Far enough apart that an abandoned creation of one cannot pass for another by its length.
+            make(&source, 100 * KIB + number * 1000, rng.next());
             source
         })
         .collect();

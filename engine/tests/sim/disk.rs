@@ -180,16 +180,25 @@ impl SimFile {
         self.act(what, act)
     }
 
-    /// The user writes in the very moment in which the engine has read.
-    fn race(&self) {
+    /// The user writes while the engine reads, when it has half of what it wants.
+    fn race(&self, offset: u64, len: usize) {
         let is_source = lock(&self.world.fs).inode(self.ino).is_ok_and(|inode| inode.is_source);
-        if is_source && self.world.fires(Fault::SourceRaced) {
-            let now = self.world.wall_ns();
-            let path = lock(&self.world.fs).guarded_path(self.ino);
-            if let Some(path) = path {
-                super::user::write_source(&self.world, &path, now);
-            }
+        if !is_source || len < 2 || !self.world.fires(Fault::SourceRaced) {
+            return;
         }
+        let now = self.world.wall_ns();
+        let path = lock(&self.world.fs).guarded_path(self.ino);
+        if let Some(path) = path {
+            super::user::scribble(&self.world, &path, &[offset, offset + len as u64 - 1], now);
+        }
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut fs = lock(&self.world.fs);
+        let bytes = fs.inode(self.ino)?.now.get(offset as usize..).unwrap_or_default();
+        let got = bytes.len().min(buffer.len());
+        buffer[..got].copy_from_slice(&bytes[..got]);
+        Ok(got)
     }
 
     fn sync(&self, what: Arguments<'_>) -> io::Result<()> {
@@ -207,17 +216,15 @@ impl SimFile {
 impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let fails = self.world.fires(Fault::ReadError);
-        let got = self.act(format_args!("read {offset}+{}", buffer.len()), |fs, _| {
+        self.world.act(self.life, format_args!("file {} read {offset}+{}", self.ino, buffer.len()), || {
             if fails {
                 return Err(eio());
             }
-            let bytes = fs.inode(self.ino)?.now.get(offset as usize..).unwrap_or_default();
-            let got = bytes.len().min(buffer.len());
-            buffer[..got].copy_from_slice(&bytes[..got]);
-            Ok(got)
-        })?;
-        self.race();
-        Ok(got)
+            let got = self.read(buffer, offset)?;
+            self.race(offset, got);
+            let half = got / 2;
+            Ok(half + self.read(&mut buffer[half..got], offset + half as u64)?)
+        })
     }
 
     fn write_all_at(&self, buffer: &[u8], offset: u64) -> io::Result<()> {
@@ -253,7 +260,7 @@ impl File for SimFile {
     fn clone_from(&self, source: &dyn File) -> io::Result<()> {
         self.writing(format_args!("clone from {:?}", source.raw_fd()), |fs, now| {
             let source = source.raw_fd().filter(|_| fs.clones).ok_or(io::ErrorKind::Unsupported)?;
-            let bytes = fs.inode(source as u64)?.now.clone();
+            let bytes = fs.inode(u64::from(source.unsigned_abs()))?.now.clone();
             fs.write(self.ino, 0, &bytes, now)
         })
     }

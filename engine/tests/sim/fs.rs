@@ -299,7 +299,9 @@ impl Fs {
             inode.open = 0;
         }
         let all: Vec<u64> = self.inodes.keys().copied().collect();
-        all.into_iter().for_each(|ino| self.collect(ino));
+        for ino in all {
+            self.collect(ino);
+        }
     }
 
     /// Power is gone: what was not synced survives as chance says.

@@ -22,7 +22,7 @@ use super::oracle::{Oracle, Stage, planned};
 use super::scenario::{Act, Scenario, Way};
 use super::store::SimStore;
 use super::user;
-use super::world::{End, Machine, World, lock};
+use super::world::{End, Machine, World, lock, never};
 
 /// Lives after which something is wrong with the simulation.
 const LIVES_MAX: u64 = 60;
@@ -40,13 +40,15 @@ pub struct Outcome {
 }
 
 /// How a life ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum LifeEnd {
     Crashed,
     /// By itself, because the journal or the start failed.
     Exited,
     /// Told to stop, half way.
     Stopped,
+    /// The engine has closed the session, and said why.
+    Closed(Closed),
     /// Every job has ended.
     Done,
 }
@@ -57,6 +59,7 @@ struct Sim {
     oracle: Arc<Mutex<Oracle>>,
     /// All has been judged; one more life has a look at what is left of it.
     is_over: bool,
+    life: u64,
 }
 
 /// Runs one seed.
@@ -69,7 +72,7 @@ pub fn run(seed: u64, print: bool) -> Outcome {
     world.note(format_args!("{:?} clones: {}", lock(&world.tus).offer, lock(&world.fs).clones));
     world.tally(|tally| tally.jobs = scenario.plans.len() as u64);
     let oracle = Arc::new(Mutex::new(Oracle::new(&scenario.plans)));
-    let mut sim = Sim { world: Arc::clone(&world), scenario, oracle, is_over: false };
+    let mut sim = Sim { world: Arc::clone(&world), scenario, oracle, is_over: false, life: 0 };
     for lives in 0.. {
         let end = sim.in_runtime();
         world.note(format_args!("== {end:?}"));
@@ -111,10 +114,12 @@ impl Sim {
         let world = Arc::clone(&self.world);
         let fuse = self.scenario.fuse(&world);
         let life = world.begin_life(fuse);
+        self.life = life;
+        // What the process had answered before it died, it had answered: that is heard first.
         let end = tokio::select! {
             biased;
-            () = world.crashed(life) => LifeEnd::Crashed,
             end = self.live(life) => end,
+            () = world.crashed(life) => LifeEnd::Crashed,
         };
         if !world.is_alive(life) {
             return LifeEnd::Crashed;
@@ -184,13 +189,18 @@ impl Sim {
             return self.look_back(&views);
         }
         let soon = world.now();
-        again.into_iter().for_each(|job| self.scenario.repeat(job, soon));
+        for job in again {
+            self.scenario.repeat(job, soon);
+        }
         tokio::spawn(watch(Arc::clone(&world), life, session.events(), Arc::clone(&self.oracle)));
         let end = tokio::select! {
             biased;
-            closed = session.closed() => self.closed(life, &closed),
             end = self.play(&session) => end,
+            closed = session.closed() => LifeEnd::Closed(closed),
         };
+        if let LifeEnd::Closed(closed) = &end {
+            return self.closed(life, closed);
+        }
         if matches!(end, LifeEnd::Done | LifeEnd::Stopped) {
             let closed = session.shutdown().await;
             return if closed == Closed::Stopped { end } else { self.closed(life, &closed) };
@@ -220,6 +230,9 @@ impl Sim {
                 return LifeEnd::Stopped;
             }
             self.perform(session, act, job).await;
+            if !world.is_alive(self.life) {
+                return LifeEnd::Crashed;
+            }
         }
         world.sleep(self.scenario.quiet_at.saturating_sub(world.now())).await;
         if !world.is_quiet() {
@@ -283,11 +296,9 @@ impl Sim {
         let answer = session.submit(self.scenario.plan(job).submission()).await;
         let mut oracle = lock(&self.oracle);
         match answer {
-            Ok(_) if world.is_poisoned() => {
-                world.violate(format!("I10: job {job} is accepted after a journal error"))
-            }
             Ok(handle) => oracle.accepted(world, job, handle.id()),
             Err(SubmitError::Closed(_)) => {}
+            Err(_) if !world.is_alive(self.life) => {}
             Err(error) => {
                 world.note(format_args!("refused: {error}"));
                 if let Some(known) = oracle.known.get_mut(&job) {
@@ -319,9 +330,6 @@ impl Sim {
             answer.as_ref().map(|view| view.state).map_err(ToString::to_string)
         ));
         let Ok(view) = answer else { return };
-        if world.is_poisoned() {
-            world.violate(format!("I10: {act:?} of job {id} is answered after a journal error"));
-        }
         match act {
             Act::Suspend if view.state == JobState::Suspended => world.hold(job),
             Act::Suspend => world.violate(format!("job {id} was suspended, and is {}", view.state)),
@@ -341,6 +349,10 @@ impl Sim {
         let (mut before, mut since) = (Vec::new(), world.now());
         loop {
             let views = session.jobs().await;
+            if views.is_empty() && lock(&self.oracle).expects_jobs() {
+                // The engine has closed: whoever waits for that as well will hear why.
+                never::<()>().await;
+            }
             if views != before {
                 (before, since) = (views.clone(), world.now());
             }
@@ -373,7 +385,9 @@ impl Sim {
     /// Suspended jobs stay so until they are resumed; then they go on.
     async fn hold_and_resume(&self, session: &Session, waiting: &[&JobView]) {
         let world = &self.world;
-        waiting.iter().for_each(|view| world.hold(planned(view)));
+        for view in waiting {
+            world.hold(planned(view));
+        }
         world.sleep(Duration::from_secs(400)).await;
         let ids = waiting.iter().map(|view| view.id).collect();
         let now = session.call(longhaul::control::Request::List { ids: Some(ids) }).await;
@@ -396,7 +410,8 @@ impl Sim {
     /// In a life after the last one: the journal still says what was said.
     fn look_back(&self, views: &[JobView]) -> LifeEnd {
         for view in views.iter().filter(|view| !view.state.is_terminal()) {
-            self.world.violate(format!("I6: job {} was ended, and the journal has it {}", view.id, view.state));
+            self.world
+                .violate(format!("I6: job {} was ended, and the journal has it {}", view.id, view.state));
         }
         LifeEnd::Done
     }

@@ -88,6 +88,11 @@ impl Oracle {
         }
     }
 
+    /// Whether any job is known to exist.
+    pub fn expects_jobs(&self) -> bool {
+        self.known.values().any(|known| matches!(known.stage, Stage::Accepted(_)))
+    }
+
     fn versions_now(world: &World, plan: &Plan) -> usize {
         let Way::Up { source, .. } = &plan.way else { return 0 };
         lock(&world.fs).history.get(source).map_or(0, |all| all.len().saturating_sub(1))
@@ -169,8 +174,9 @@ impl Oracle {
     fn compare_disk(&self, world: &World, id: JobId, record: &Record) {
         let (Some(known), Record::Moved { core, .. }) = (self.by_id(id), record) else { return };
         let at_work = matches!(core.phase, Phase::Staged | Phase::Sending(_));
+        let is_copy = |method: String| method != "InPlace";
         if let Some(snapshot) = core.snapshot.as_ref().filter(|_| at_work)
-            && format!("{:?}", snapshot.method) != "InPlace"
+            && is_copy(format!("{:?}", snapshot.method))
         {
             let path = PathBuf::from(format!("/state/stage/{:016x}.stage", id.0));
             let fs = lock(&world.fs);
@@ -183,17 +189,15 @@ impl Oracle {
                 ));
             }
         }
-        let damaged = world.tally(|tally| tally.any(&[Fault::PartTruncated, Fault::PartDeleted]));
-        if let Some(part) = core.part.as_ref().filter(|_| at_work && !damaged && core.done > 0) {
+        let meddled = world.tally(|tally| tally.any(&[Fault::PartTruncated, Fault::PartDeleted]));
+        if let Some(part) = core.part.as_ref().filter(|_| at_work && !meddled && core.done > 0) {
             let fs = lock(&world.fs);
-            let found = fs.durable(&part.path).unwrap_or_default();
-            let shelf = lock(&world.shelf);
-            let done = core.done as usize;
-            let fits = found.len() >= done
-                && shelf.remotes[&known.plan.job]
-                    .versions()
-                    .any(|version| version.get(..done) == Some(&found[..done]));
-            let len = found.len();
+            let there = fs.durable(&part.path).unwrap_or_default();
+            let server = lock(&world.shelf);
+            let (done, len) = (core.done as usize, there.len());
+            let begin = there.get(..done);
+            let mut versions = server.remotes[&known.plan.job].versions();
+            let fits = begin.is_some() && versions.any(|version| version.get(..done) == begin);
             drop(fs);
             if !fits {
                 world.violate(format!(
@@ -232,21 +236,8 @@ impl Oracle {
                 (Stage::Accepted(_) | Stage::Unsent | Stage::Refused, None) => {}
             }
         }
-        self.staged_files(world, views);
+        staged_files(world, views);
         again
-    }
-
-    /// I4: every staging file belongs to a job that is not ended.
-    fn staged_files(&self, world: &World, views: &[JobView]) {
-        let files = lock(&world.fs).list(Path::new("/state/stage")).unwrap_or_default();
-        for path in files {
-            let number =
-                path.file_stem().and_then(|stem| u64::from_str_radix(&stem.to_string_lossy(), 16).ok());
-            let owner = views.iter().find(|view| Some(view.id.0) == number);
-            if owner.is_none_or(|view| view.state.is_terminal()) {
-                world.violate(format!("I4: {} belongs to no unfinished job", path.display()));
-            }
-        }
     }
 
     /// A view of a job, from wherever.
@@ -259,13 +250,12 @@ impl Oracle {
             Some(ended) if !same_end(ended, view) => {
                 world.violate(format!("I6: job {} was {ended:?} and is {view:?}", view.id));
             }
-            Some(_) => {}
             None if view.state.is_terminal() => {
                 known.ended = Some(view.clone());
                 let known = &self.known[&planned(view)];
                 Self::ends(world, known, view);
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
 
@@ -317,6 +307,18 @@ impl Oracle {
                     ));
                 }
             }
+        }
+    }
+}
+
+/// I4: every staging file belongs to a job that is not ended.
+fn staged_files(world: &World, views: &[JobView]) {
+    let files = lock(&world.fs).list(Path::new("/state/stage")).unwrap_or_default();
+    for path in files {
+        let number = path.file_stem().and_then(|stem| u64::from_str_radix(&stem.to_string_lossy(), 16).ok());
+        let owner = views.iter().find(|view| Some(view.id.0) == number);
+        if owner.is_none_or(|view| view.state.is_terminal()) {
+            world.violate(format!("I4: {} belongs to no unfinished job", path.display()));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a seed asks for: jobs, what people do and when, and how often the process dies.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longhaul::{Checksum, ChecksumAlgorithm, StageMode, Submission, Transfer};
@@ -98,10 +98,12 @@ impl Plan {
     fn draw(world: &World, rng: &mut Rng, job: u64, named: &mut bool) -> Self {
         let size = size(rng, lock(&world.tus).hashes());
         let key = rng.bits();
-        let (mut checksum, attempts_max) = (None, rng.pick(&[2, 4, 10, 10, 30]));
+        let attempts_max = rng.pick(&[2, 4, 10, 10, 30]);
+        let is_checked = size <= 1 << 20 && rng.chance(250);
+        let mut content = None;
         let way = if rng.chance(500) {
             let source = PathBuf::from(format!("/src/{job}.bin"));
-            make_source(world, rng, &source, key, size);
+            content = Some(make_source(world, rng, &source, key, size));
             let stage = rng.pick(&[StageMode::Auto, StageMode::Auto, StageMode::Copy, StageMode::None]);
             Way::Up { source, stage }
         } else {
@@ -110,15 +112,13 @@ impl Plan {
             *named |= dir;
             let name = dir.then_some("served.bin");
             let remote = Remote::draw(rng, key, size, name);
-            if size <= 1 << 20 && rng.chance(250) {
-                let digest =
-                    remote.versions().next().map(|content| sha2::Sha256::digest(&**content).to_vec());
-                checksum = digest.map(|digest| Checksum { algorithm: ChecksumAlgorithm::Sha256, digest });
-            }
+            content = content.or(remote.versions().next().cloned());
             lock(&world.shelf).remotes.insert(job, remote);
             let to = name.map_or_else(|| format!("/dst/{job}.bin"), |name| format!("/dst/{name}"));
             Way::Down { to: PathBuf::from(to), dir, overwrite: rng.chance(250) }
         };
+        let digest = content.filter(|_| is_checked).map(|content| sha2::Sha256::digest(&*content).to_vec());
+        let checksum = digest.map(|digest| Checksum { algorithm: ChecksumAlgorithm::Sha256, digest });
         Self { job, size, way, checksum, attempts_max }
     }
 }
@@ -135,15 +135,16 @@ fn size(rng: &mut Rng, hashes: bool) -> u64 {
     }
 }
 
-fn make_source(world: &World, rng: &mut Rng, path: &std::path::Path, key: u64, size: u64) {
+fn make_source(world: &World, rng: &mut Rng, path: &Path, key: u64, size: u64) -> Content {
     let mut bytes = freight(key, size as usize).to_vec();
-    let hole = (rng.chance(200) && size > 20_000).then(|| (size / 8) * 4 / 2..size / 2 + 4096);
+    let hole = (rng.chance(200) && size > 20_000).then(|| size / 4..size / 2 + 4096);
     if let Some(hole) = &hole {
         bytes[hole.start as usize..hole.end as usize].fill(0);
     }
     let now = world.wall_ns() - 5_000_000_000;
+    let content = Content::new(bytes);
     let mut fs = lock(&world.fs);
-    let written = fs.user_writes(path, &Content::new(bytes), now);
+    let written = fs.user_writes(path, &content, now);
     assert!(written.is_ok(), "a new disk takes a source");
     if let Some(ino) = fs.find(path)
         && let Ok(inode) = fs.inode(ino)
@@ -151,6 +152,7 @@ fn make_source(world: &World, rng: &mut Rng, path: &std::path::Path, key: u64, s
         inode.holes.extend(hole);
     }
     fs.guarded.insert(path.to_owned());
+    content
 }
 
 impl Scenario {
@@ -183,7 +185,9 @@ impl Scenario {
     /// While nothing runs, nothing of the plan happens.
     pub fn postpone(&mut self, pause: Duration) {
         self.quiet_at += pause;
-        self.acts.iter_mut().for_each(|(at, ..)| *at += pause);
+        for (at, ..) in &mut self.acts {
+            *at += pause;
+        }
     }
 
     /// A submission without an answer, and without a job, is made again.

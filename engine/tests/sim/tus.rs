@@ -53,8 +53,8 @@ impl Reply {
         Self { status, headers: HeaderMap::new() }
     }
 
-    pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
-        if let Ok(value) = HeaderValue::try_from(value.to_string()) {
+    pub fn with(mut self, name: &'static str, value: impl std::fmt::Display) -> Self {
+        if let Ok(value) = HeaderValue::try_from(format!("{value}")) {
             self.headers.insert(HeaderName::from_static(name), value);
         }
         self
@@ -83,6 +83,7 @@ pub struct Taking {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "a server's freedoms are many, and independent")]
 pub struct Offer {
     options: bool,
     with_upload: bool,

@@ -17,6 +17,17 @@ fn put(world: &World, path: &Path, bytes: Vec<u8>, now_ns: i128) {
     world.note(format_args!("user wrote {}: {done:?}", path.display()));
 }
 
+/// Overwrites a few bytes at each of these places, in place; the length stays.
+pub fn scribble(world: &World, path: &Path, places: &[u64], now_ns: i128) {
+    let Some(mut bytes) = content(&lock(&world.fs), path) else { return };
+    for &place in places {
+        if let Some(byte) = bytes.get_mut(place as usize) {
+            *byte = byte.wrapping_add(1);
+        }
+    }
+    put(world, path, bytes, now_ns);
+}
+
 /// Overwrites a page or two in the middle, in place; the length stays.
 pub fn write_source(world: &World, path: &Path, now_ns: i128) {
     let Some(mut bytes) = content(&lock(&world.fs), path) else { return };

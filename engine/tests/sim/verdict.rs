@@ -12,11 +12,11 @@ use super::world::{World, lock};
 /// What a failure can be blamed on; a failure without any of them is a bug.
 fn excuses(kind: &str, upload: bool) -> &'static [Fault] {
     match (kind, upload) {
-        ("source-changed", true) => {
+        ("source-changed" | "checksum-mismatch", true) => {
             &[Fault::SourceWritten, Fault::SourceRaced, Fault::SourceTruncated, Fault::SourceDeleted]
         }
         ("source-io", true) => &[Fault::ReadError],
-        ("outcome-unknown", true) | ("expired", true) => &[Fault::SessionLost],
+        ("outcome-unknown" | "expired", true) => &[Fault::SessionLost],
         ("outcome-unknown", false) => &[Fault::PartDeleted, Fault::PartTruncated, Fault::NameError],
         ("protocol", true) => &[Fault::LostConfirmed],
         ("checksum-mismatch" | "remote-changed", false) => &[Fault::RemoteReplaced],
@@ -114,7 +114,9 @@ fn judge_upload(world: &World, known: &Known, view: &JobView, kind: &str) {
     if orphans > named && world.tally(|tally| tally.count(Fault::Duplicate)) == 0 {
         wrongs.push(format!("job {job} names {named} lost creations, the server has {orphans}"));
     }
-    wrongs.into_iter().for_each(|wrong| world.violate(wrong));
+    for wrong in wrongs {
+        world.violate(wrong);
+    }
 }
 
 /// The number in `…; 2 lost creation(s) may have left an unfinished upload`.
