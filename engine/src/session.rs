@@ -196,7 +196,8 @@ impl Session {
         let listener = home::bind_socket(&home.socket())
             .map_err(|source| OpenError::Io { doing: format!("bind {}", home.socket().display()), source })?;
         let report = opened.report.clone();
-        let engine = Engine::start(ports, opened, home.stage(), &options, CHECKPOINT_BYTES, Some(lock)).await?;
+        let engine =
+            Engine::start(ports, opened, home.stage(), &options, CHECKPOINT_BYTES, Some(lock)).await?;
         let control = tokio::spawn(control::server::serve(listener, engine.clone())).abort_handle();
         Ok(Self { inner: Arc::new(Inner { engine, control: Some(control), dir: home.dir, report }) })
     }
@@ -707,3 +708,6 @@ impl JobHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -370,7 +370,9 @@ pub fn lost(kind: NetErrorKind, why: &str, url: &str) -> Next {
     };
     let why = printable(why, DETAIL_MAX);
     let colon = if why.is_empty() { "" } else { ": " };
-    let why = format!("{what} {}{colon}{why}", host(url));
+    let host = host(url);
+    // The real port's messages begin with the origin and say the rest.
+    let why = if why.contains(&host) { why } else { format!("{what} {host}{colon}{why}") };
     match kind {
         NetErrorKind::Connect | NetErrorKind::Timeout | NetErrorKind::Broken | NetErrorKind::Body => {
             Next::Retry(Retry { after: None, throttled: false, why })
