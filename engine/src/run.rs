@@ -542,7 +542,9 @@ fn describe(job: &Job) -> String {
 
 /// What a job's staging copy will take of the budget.
 fn copy_need(job: &Job, budget: u64) -> CopyNeed {
-    let (Some(source), None) = (job.spec.source, &job.core.snapshot) else { return CopyNeed::None };
+    // A job that ends has no use for one, also if it never came to have one.
+    let is_due = matches!(job.core.phase, Phase::Queued | Phase::Staging);
+    let Some(source) = job.spec.source.filter(|_| is_due) else { return CopyNeed::None };
     match job.spec.stage {
         StageMode::None => CopyNeed::None,
         StageMode::Auto if source.size > budget => CopyNeed::None,

@@ -49,7 +49,11 @@ impl Batch {
 /// Called for each pair of a scan, in the order of the keys.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// Where a journal keeps its bytes. See the [module's promises](self).
+/// Where a journal keeps its bytes.
+///
+/// `apply` is atomic: after any crash a batch is there whole or not at all. After `flush` has returned
+/// `Ok`, every batch before it survives a power cut. The witness lies beside the map: a write survives the end
+/// of the process at once, and a power cut after `witness_sync`.
 pub trait Store: Send {
     /// Makes the changes of `batch`, atomically. Not durable before [`Store::flush`].
     ///

@@ -437,9 +437,17 @@ impl Machine<'_> {
 
     /// Removes local files if there can be any; else ends at once.
     fn free_local(&mut self) {
-        let holds =
-            self.core.part.is_some() || self.core.has_copy() || matches!(self.job.core.phase, Phase::Staging);
-        if holds {
+        // A queued download may be so because its part file was damaged: that one still lies there.
+        let before = match self.job.core.phase {
+            Phase::Staging => true,
+            Phase::Queued => self.job.spec.direction() == Direction::Download,
+            Phase::Staged
+            | Phase::Sending(_)
+            | Phase::Publishing { .. }
+            | Phase::Ending { .. }
+            | Phase::Ended(_) => false,
+        };
+        if before || self.core.part.is_some() || self.core.has_copy() {
             self.effects.push(Effect::Free);
         } else if let Phase::Ending { outcome, .. } = self.core.phase.clone() {
             self.ended(outcome);
