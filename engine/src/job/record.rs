@@ -313,6 +313,8 @@ pub mod path_bytes_option {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use longhaul_journal::Record as _;
 
     use super::*;
@@ -359,14 +361,19 @@ mod tests {
     /// The form on disk, version 1. These bytes never change; a new form is a new version.
     #[test]
     fn golden_bytes_of_version_1() {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hex = |bytes: &[u8]| {
+            bytes.iter().fold(String::new(), |mut hex, byte| {
+                let _infallible = write!(hex, "{byte:02x}");
+                hex
+            })
+        };
         assert_eq!(
             hex(&bytes(submitted(1))),
             "000109010a687474703a2f2f682f66022f6100000101010203080a0101000a0001010101010101010101010101010101"
         );
         assert_eq!(
             hex(&bytes(moved(1, ended(), "x"))),
-            "01010a01017806000301650000000000000000010300".to_owned() + "00"
+            "01010a0101780600030165000000000000000001030000"
         );
     }
 
