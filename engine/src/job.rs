@@ -92,13 +92,14 @@ impl Fingerprint {
     /// Whether two looks saw the same unchanged content. Links are not content, but making one
     /// moves ctime, so that a linked source counts as changed: the safe side.
     pub fn same_content(&self, other: &Self) -> bool {
-        (self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
-            == (other.dev, other.ino, other.size, other.mtime_ns, other.ctime_ns)
+        (self.ino, self.size, self.mtime_ns, self.ctime_ns)
+            == (other.ino, other.size, other.mtime_ns, other.ctime_ns)
     }
 
-    /// Whether it is the same file, changed or not.
+    /// Whether it is the same file, changed or not. The device does not count: its number may be another
+    /// after a reboot.
     pub fn same_file(&self, other: &Self) -> bool {
-        (self.dev, self.ino) == (other.dev, other.ino)
+        self.ino == other.ino
     }
 }
 

@@ -121,6 +121,9 @@ pub struct HttpResponse {
     pub headers: HeaderMap,
     /// The URL that answered, after redirects.
     pub url: String,
+    /// Whether the end of the body is marked (Content-Length, chunked, HTTP/2), so that one that was cut off
+    /// cannot pass for whole.
+    pub framed: bool,
     /// The body, still to be read.
     pub body: Box<dyn ResponseBody>,
 }

@@ -102,6 +102,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// URL that answered, after redirects.
     pub url: String,
+    /// Whether a body that was cut off would be known for it.
+    pub framed: bool,
     /// At most the sink's limit; empty for [`Sink::Hold`].
     pub body: Bytes,
 }

@@ -21,12 +21,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use longhaul_journal::{Checkpoint, CheckpointError, Committed, Journal, RECORD_MAX, RowKey, Seq};
+use longhaul_journal::{Checkpoint, CheckpointError, Committed, Journal, RowKey, Seq};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::control::{Response, Skipped};
 use crate::job::record::{self, Jobs, Record};
-use crate::job::step::{self, Context, Effect, Input, Transition};
+use crate::job::step::{self, Context, Effect, Input, LocalFault, Transition};
 use crate::job::{Direction, Job, JobId, JobSpec, Phase, SnapshotMethod, StageMode, SuspendCause};
 use crate::ports::{Ports, WallMs};
 use crate::schedule::{CopyNeed, Rank, Schedule};
@@ -36,10 +36,14 @@ use perform::{Live, Performer, moved, remaining_ms};
 
 /// Log bytes after which a checkpoint is made, where nothing else is asked for.
 pub const CHECKPOINT_BYTES: u64 = 8 << 20;
+/// Bytes of a job's path at most: it, the part file's beside it, and what a server tells must fit a record.
+const PATH_MAX: usize = 2500;
 /// Inputs taken in one round at most.
 const ROUND_MAX: usize = 1024;
 /// How often jobs that wait for space look for it.
 const SPACE_PROBE: Duration = Duration::from_secs(2);
+/// How long a job that tried in vain waits at most before it tries again.
+const SPACE_PROBE_MAX: Duration = Duration::from_secs(300);
 /// A journaled deadline is never waited for longer than this.
 const WAIT_MAX_MS: u64 = 300_000;
 /// Free bytes that let a download of unknown size go on.
@@ -132,7 +136,11 @@ pub struct Runner {
     closed: watch::Sender<Option<Closed>>,
     changed: BTreeSet<JobId>,
     committed_to: Seq,
+    /// When jobs that wait for space look for it.
     space_probe_at: Option<Duration>,
+    /// Of jobs that ran out of space: the bytes they had then, and how long they wait before they try again.
+    space_spans: BTreeMap<JobId, (u64, Duration)>,
+    space_due: BTreeMap<JobId, Duration>,
 }
 
 /// What one round has gathered for its commit.
@@ -191,11 +199,13 @@ impl Runner {
             event_number: 0,
             closed: wiring.closed,
             space_probe_at: None,
+            space_spans: BTreeMap::new(),
+            space_due: BTreeMap::new(),
         }
     }
 
     /// Runs until told to stop or until the journal fails.
-    pub async fn run(mut self) {
+    pub async fn run(mut self) -> (Closed, watch::Sender<Option<Closed>>) {
         let unfinished: Vec<JobId> = self.recovered.iter().copied().collect();
         for id in unfinished {
             self.place(id);
@@ -211,14 +221,15 @@ impl Runner {
                 break Closed::Stopped;
             }
         };
+        // Blocking calls outlive their tasks; the next owner must not meet them.
         for live in self.live.values_mut() {
-            live.halt();
+            live.quiet().await;
         }
         self.live.clear();
         if let Err(error) = self.journal.close().await {
             tracing::warn!(%error, "the journal did not close cleanly");
         }
-        self.closed.send_replace(Some(end));
+        (end, self.closed)
     }
 
     fn ports(&self) -> &Ports {
@@ -281,10 +292,12 @@ impl Runner {
 
     fn submit(&mut self, spec: Box<JobSpec>, answer: oneshot::Sender<Response>, round: &mut Round) {
         let id = JobId(self.jobs.last.0 + 1);
+        let path_len = spec.path.as_os_str().len();
         let record = Record::Submitted { id, at: self.ports().clock.now(), spec };
-        if record::encoded_len(&record) > RECORD_MAX {
-            let text =
-                "the path and URL together are too long to be journaled; shorten one of them".to_owned();
+        if path_len > PATH_MAX || !record::fits(&record) {
+            let text = format!(
+                "the path (at most {PATH_MAX} bytes) or the URL is too long to be journaled; shorten it"
+            );
             let _gone = answer.send(Response::Refused { kind: "too-large".to_owned(), text });
             return;
         }
@@ -342,6 +355,13 @@ impl Runner {
         let Some(job) = self.jobs.map.get(&id) else { return false };
         let context = Context { now: self.ports().clock.now(), seed: self.ports().entropy.seed() };
         let Some(mut transition) = step::step(job, input, context) else { return false };
+        if !record::fits(&transition.record) {
+            // One job must never stop all others: the journal refuses it, so the job ends, in few words.
+            let why = "what is known of the job became too long to be journaled".to_owned();
+            let shorter = step::step(job, Input::LocalFault(LocalFault::Fatal(why)), context);
+            let Some(shorter) = shorter.filter(|shorter| record::fits(&shorter.record)) else { return false };
+            transition = shorter;
+        }
         let live = self.live.entry(id).or_default();
         // News of what ran before the halt is late from here on, also within this round.
         if transition.effects.contains(&Effect::Halt) {
@@ -361,6 +381,10 @@ impl Runner {
             return;
         }
         self.changed.insert(id);
+        // A clean-up that its own transition begins holds a slot, or the schedule would begin it again.
+        if transition.effects.iter().any(|effect| *effect != Effect::Halt) {
+            self.schedule.occupy(id);
+        }
         round.transitions.push(transition);
         self.place(id);
     }
@@ -375,15 +399,21 @@ impl Runner {
         if core.state().is_terminal() {
             self.schedule.remove(id);
             self.schedule.hold_copy(id, 0);
+            self.space_spans.remove(&id);
             return;
         }
-        if core.phase != Phase::Staging {
+        if core.phase != Phase::Staging || core.suspended.is_some() {
             self.schedule
                 .hold_copy(id, copy.map_or(0, |snapshot| snapshot.size.min(self.limits.stage_budget)));
         }
         if core.suspended.is_some() || !admissible {
             self.schedule.remove(id);
-            if core.suspended.as_ref().is_some_and(SuspendCause::clears_itself) {
+            if core.suspended.as_ref().is_some_and(SuspendCause::clears_itself) && self.limits.admit {
+                // What was tried in vain is tried again less and less often, until bytes move.
+                let (done, span) = self.space_spans.get(&id).copied().unwrap_or((core.done, SPACE_PROBE / 2));
+                let span = if done == core.done { (span * 2).min(SPACE_PROBE_MAX) } else { SPACE_PROBE };
+                self.space_spans.insert(id, (core.done, span));
+                self.space_due.insert(id, now + span);
                 self.space_probe_at.get_or_insert(now + SPACE_PROBE);
             }
         } else if let Some(at) = core.retry_at {
@@ -507,7 +537,9 @@ impl Runner {
             self.jobs.map.values().filter_map(|job| self.space_wanted(job)).collect();
         for (id, path, wanted) in waiting {
             let free = self.ports().block(move |disk| disk.free_space(&path)).await;
-            if free.is_ok_and(|free| free >= wanted) {
+            let due = self.space_due.get(&id).is_none_or(|due| *due <= now);
+            if due && free.is_ok_and(|free| free >= wanted) {
+                self.space_due.remove(&id);
                 self.step(id, Input::Resume, round);
             } else {
                 self.space_probe_at = Some(now + SPACE_PROBE);

@@ -33,7 +33,7 @@ pub enum CredentialRef {
     /// An environment variable of the owner.
     Env(String),
     /// The first line of a file.
-    File(PathBuf),
+    File(#[serde(with = "crate::job::record::path_bytes")] PathBuf),
 }
 
 impl fmt::Display for CredentialRef {

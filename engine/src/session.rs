@@ -427,9 +427,10 @@ impl Engine {
         let last = opened.report.last;
         let runner = Runner::new(ports.clone(), opened.journal, last, jobs, stage_dir, limits, wiring);
         tokio::spawn(async move {
-            runner.run().await;
-            // Only now may another process own the session.
+            let (end, closed) = runner.run().await;
+            // Another may own the session from here on; only then is it said to be closed.
             drop(lock);
+            closed.send_replace(Some(end));
         });
         Ok(Self { inbox, events, closed, ports })
     }

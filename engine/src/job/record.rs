@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use bincode::Options as _;
-use longhaul_journal::{DecodeError, Row, RowKey, Seq};
+use longhaul_journal::{DecodeError, RECORD_MAX, ROW_MAX, Row, RowKey, Seq};
 use serde::{Deserialize, Serialize};
 
 use super::step::{Transition, legal};
@@ -103,15 +103,21 @@ impl Jobs {
                 job.core = *core;
                 job.changed_at = at;
                 if let Some(what) = what {
-                    let (state, done) = (job.core.state(), job.core.done);
-                    if job.history.len() >= HISTORY_MAX {
-                        job.history.remove(HISTORY_HEAD);
-                    }
-                    job.history.push(HistoryEntry { at, state, what, done });
+                    let core = job.core.clone();
+                    job.note(at, what, &core);
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Job {
+    fn note(&mut self, at: WallMs, what: String, core: &Core) {
+        if self.history.len() >= HISTORY_MAX {
+            self.history.remove(HISTORY_HEAD);
+        }
+        self.history.push(HistoryEntry { at, state: core.state(), what, done: core.done });
     }
 }
 
@@ -120,9 +126,9 @@ fn bincode_options() -> impl bincode::Options {
     bincode::DefaultOptions::new().with_limit(64 * 1024)
 }
 
+/// Nothing is limited here: an oversized record must reach the check of its length. Plain data cannot
+/// fail otherwise; if a type ever did, its empty form must not reach the journal ([`encoded_len`]).
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    // Only a length limit can fail on plain data, and the journal checks lengths itself: an
-    // oversized record must reach that check, so nothing is limited here.
     bincode::DefaultOptions::new().serialize(value).unwrap_or_default()
 }
 
@@ -144,9 +150,9 @@ impl longhaul_journal::Record for Transition {
     }
 }
 
-/// Bytes of a record in the log.
-pub fn encoded_len(record: &Record) -> usize {
-    encode(record).len()
+/// Whether a record can be journaled: it has a form, and that is not too long.
+pub fn fits(record: &Record) -> bool {
+    (1..=RECORD_MAX).contains(&encode(record).len())
 }
 
 /// Tables of materialised rows. On disk; never reused.
@@ -161,12 +167,23 @@ pub mod table {
     pub const META: u8 = b'n';
 }
 
-/// A job as rows. The core comes last: a checkpoint that was cut short may have left the others newer
-/// than it, never older.
+/// A history that fits a row: lines from the middle are left out first.
+fn history_row(history: &[HistoryEntry]) -> Vec<u8> {
+    let mut lines = history.to_vec();
+    loop {
+        let row = encode(&lines);
+        if row.len() <= ROW_MAX || lines.is_empty() {
+            return row;
+        }
+        lines.remove(HISTORY_HEAD.min(lines.len() - 1));
+    }
+}
+
+/// A job as rows. A checkpoint that was cut short may leave any of them newer than the others.
 pub fn rows(job: &Job) -> Vec<(RowKey, Vec<u8>)> {
     vec![
         (RowKey::new(table::SPEC, job.id.0, 0), encode(&(job.submitted_at, &job.spec))),
-        (RowKey::new(table::HISTORY, job.id.0, 0), encode(&job.history)),
+        (RowKey::new(table::HISTORY, job.id.0, 0), history_row(&job.history)),
         (RowKey::new(table::CORE, job.id.0, 0), encode(&(job.changed_at, &job.core))),
     ]
 }
@@ -236,7 +253,10 @@ impl Replay {
             replay.reach.insert(id, (core_seq, history_seq));
             replay.jobs.map.insert(id, Job { id, submitted_at, changed_at, spec, core, history });
         }
-        Ok(replay)
+        match cores.keys().next() {
+            Some(id) if !unfinished => Err(format!("job {id} lacks a row")),
+            Some(_) | None => Ok(replay),
+        }
     }
 
     /// Applies the next record of the log, unless the rows already reflect it.
@@ -248,6 +268,13 @@ impl Replay {
         let (Record::Submitted { id, .. } | Record::Moved { id, .. }) = &record;
         let (core_seq, history_seq) = self.reach.get(id).copied().unwrap_or_default();
         if seq <= core_seq {
+            // The core is newer than this; its line of history may be missing all the same.
+            if let Record::Moved { id, at, what: Some(what), core } = record
+                && seq > history_seq
+                && let Some(job) = self.jobs.map.get_mut(&id)
+            {
+                job.note(at, what, &core);
+            }
             return Ok(());
         }
         let record = match record {
@@ -371,10 +398,7 @@ mod tests {
             hex(&bytes(submitted(1))),
             "000109010a687474703a2f2f682f66022f6100000101010203080a0101000a0001010101010101010101010101010101"
         );
-        assert_eq!(
-            hex(&bytes(moved(1, ended(), "x"))),
-            "01010a0101780600030165000000000000000001030000"
-        );
+        assert_eq!(hex(&bytes(moved(1, ended(), "x"))), "01010a0101780600030165000000000000000001030000");
     }
 
     #[test]

@@ -29,10 +29,10 @@ use crate::ports::WallMs;
 use crate::protocol::{self, Facts, Next, State as ProtocolState};
 use crate::schedule::retry;
 
-/// Failed attempts to free a remote session before it is left to the server, and said so.
-const FREE_REMOTE_ATTEMPTS_MAX: u32 = 3;
-/// Characters of a server's or system's text that are kept.
-const TEXT_MAX: usize = 300;
+/// Bytes of a server's or system's text that are kept: a history of them must fit a row.
+const TEXT_MAX: usize = 180;
+/// Part files that may be lost before the job fails, in multiples of its attempts.
+const PARTS_LOST_FACTOR: u32 = 3;
 
 /// What happened to a job.
 #[derive(Clone, Debug)]
@@ -188,7 +188,7 @@ impl Machine<'_> {
         let record = Record::Moved {
             id: self.job.id,
             at: self.context.now,
-            what: self.what.map(|what| clip(&what)),
+            what: self.what.as_deref().map(clip),
             core: Box::new(self.core),
         };
         Transition { record, effects: self.effects, epoch: 0 }
@@ -358,7 +358,7 @@ impl Machine<'_> {
                 self.effects.extend(effects.into_iter().map(Effect::Protocol));
                 Some(state)
             }
-            Next::Retry(again) if self.core.attempts + 1 < FREE_REMOTE_ATTEMPTS_MAX => {
+            Next::Retry(again) if self.core.attempts + 1 < self.job.spec.attempts_max => {
                 self.back_off(&again);
                 Some(state)
             }
@@ -408,6 +408,10 @@ impl Machine<'_> {
 
     /// Names the outcome and frees what the job holds, the remote session first.
     fn end(&mut self, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Failed(cause) => Outcome::Failed(clip_failure(cause)),
+            Outcome::Completed(_) => outcome,
+        };
         self.effects.push(Effect::Halt);
         self.core.suspended = None;
         self.core.retry_at = None;
@@ -498,8 +502,13 @@ impl Machine<'_> {
                 self.follow(Next::Retry(protocol::Retry { after: None, throttled: false, why }));
             }
             LocalFault::PartLost(why) => {
+                let bound = self.job.spec.attempts_max.saturating_mul(PARTS_LOST_FACTOR);
+                if self.core.attempts_total >= bound {
+                    self.end(Outcome::Failed(FailCause::LocalIo(why)));
+                    return true;
+                }
+                self.back_off(&protocol::Retry { after: None, throttled: false, why: why.clone() });
                 self.what = Some(format!("begins anew: {why}"));
-                self.effects.push(Effect::Halt);
                 self.core.part = None;
                 self.core.done = 0;
                 self.core.phase = Phase::Queued;
@@ -522,13 +531,29 @@ impl Machine<'_> {
 
     fn suspend(&mut self, cause: SuspendCause) -> bool {
         let already = self.core.suspended.as_ref().is_some_and(|old| !old.clears_itself() || *old == cause);
-        if already || matches!(self.core.phase, Phase::Ending { .. } | Phase::Ended(_)) {
+        // A rename cannot be called back, and is over in a moment.
+        let renaming =
+            matches!(self.core.phase, Phase::Publishing { .. }) && cause == SuspendCause::Requested;
+        if already || renaming || matches!(self.core.phase, Phase::Ended(_)) {
             return false;
         }
+        if let Phase::Ending { outcome, remote } = self.core.phase.clone() {
+            return matches!(cause, SuspendCause::Auth(_)) && self.leave_remote(outcome, remote);
+        }
+        let cause = clip_suspension(cause);
         self.what = Some(format!("suspended: {cause}"));
         self.core.suspended = Some(cause);
         self.core.retry_at = None;
         self.effects.push(Effect::Halt);
+        true
+    }
+
+    /// Without credentials nothing can be freed at the server: it is left there, and said so.
+    fn leave_remote(&mut self, outcome: Outcome, remote: Option<ProtocolState>) -> bool {
+        let Some(state) = remote else { return false };
+        self.core.leftover = state.remote().map(ToOwned::to_owned);
+        self.core.phase = Phase::Ending { outcome, remote: None };
+        self.free_local();
         true
     }
 
@@ -552,8 +577,41 @@ impl Machine<'_> {
     }
 }
 
+/// Printable, and no longer than what a record has room for.
 fn clip(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect()
+    let mut clipped: String = text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
+    if clipped.len() > TEXT_MAX {
+        let end = (0..=TEXT_MAX).rev().find(|&end| clipped.is_char_boundary(end)).unwrap_or(0);
+        clipped.truncate(end);
+    }
+    clipped
+}
+
+/// The cause with its text clipped.
+fn clip_suspension(cause: SuspendCause) -> SuspendCause {
+    match cause {
+        SuspendCause::Requested => cause,
+        SuspendCause::NoSpace(why) => SuspendCause::NoSpace(clip(&why)),
+        SuspendCause::Auth(why) => SuspendCause::Auth(clip(&why)),
+        SuspendCause::Server { attempts, why } => SuspendCause::Server { attempts, why: clip(&why) },
+        SuspendCause::DestinationExists(path) => SuspendCause::DestinationExists(clip(&path)),
+    }
+}
+
+/// The cause with its text clipped.
+fn clip_failure(cause: FailCause) -> FailCause {
+    match cause {
+        FailCause::Cancelled
+        | FailCause::Expired(_)
+        | FailCause::RemoteChanged(_)
+        | FailCause::ChecksumMismatch { .. } => cause,
+        FailCause::SourceChanged(why) => FailCause::SourceChanged(clip(&why)),
+        FailCause::SourceIo(why) => FailCause::SourceIo(clip(&why)),
+        FailCause::Rejected { status, detail } => FailCause::Rejected { status, detail: clip(&detail) },
+        FailCause::OutcomeUnknown(why) => FailCause::OutcomeUnknown(clip(&why)),
+        FailCause::Protocol(why) => FailCause::Protocol(clip(&why)),
+        FailCause::LocalIo(why) => FailCause::LocalIo(clip(&why)),
+    }
 }
 
 fn seconds(span: Duration) -> String {

@@ -2,8 +2,8 @@
 //!
 //! Closing a TCP connection normally sends what lies in the kernel's buffers first: on a slow line that
 //! is seconds of data after a job was told to hold still. reqwest shows no socket, so this finds it: a
-//! large upload gets a connection of its own, and whichever stream socket appears in the process while
-//! that connection is being made is it. Dropping the exchange before its end then disconnects the socket,
+//! large upload gets a connection of its own, and the stream socket with our mark that appears in the
+//! process while that connection is being made is it. Dropping the exchange before its end then disconnects the socket,
 //! which resets the connection and throws its buffers away.
 //!
 //! Where the kernel does not allow it (before Linux 5.6, some containers) or another socket appeared at
@@ -61,19 +61,25 @@ impl Cutter {
 
 /// Watches connections being made.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Watch;
+pub(super) struct Watch {
+    /// The `TCP_USER_TIMEOUT` that only the watched client sets, milliseconds.
+    pub(super) mark_ms: u32,
+}
 
 impl<S> Layer<S> for Watch {
     type Service = Watched<S>;
 
     fn layer(&self, inner: S) -> Watched<S> {
-        Watched(inner)
+        Watched { inner, mark_ms: self.mark_ms }
     }
 }
 
 /// A connector that is watched.
 #[derive(Clone, Debug)]
-pub(super) struct Watched<S>(S);
+pub(super) struct Watched<S> {
+    inner: S,
+    mark_ms: u32,
+}
 
 impl<S, R> Service<R> for Watched<S>
 where
@@ -85,11 +91,12 @@ where
     type Future = Connecting<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
+        self.inner.poll_ready(context)
     }
 
     fn call(&mut self, target: R) -> Self::Future {
-        Connecting { inner: Box::pin(self.0.call(target)), cutter: CONNECTING.try_with(Clone::clone).ok() }
+        let cutter = CONNECTING.try_with(Clone::clone).ok();
+        Connecting { inner: Box::pin(self.inner.call(target)), cutter, mark_ms: self.mark_ms }
     }
 }
 
@@ -97,6 +104,7 @@ where
 pub(super) struct Connecting<F> {
     inner: Pin<Box<F>>,
     cutter: Option<Cutter>,
+    mark_ms: u32,
 }
 
 impl<F: Future> Future for Connecting<F> {
@@ -109,7 +117,8 @@ impl<F: Future> Future for Connecting<F> {
         let polled = self.inner.as_mut().poll(context);
         let after = sockets();
         let appeared = after.iter().filter(|(socket, _)| !before.contains_key(*socket));
-        let appeared: Vec<OwnedFd> = appeared.filter_map(|(_, fd)| stream_socket(*fd)).collect();
+        let appeared: Vec<OwnedFd> =
+            appeared.filter_map(|(_, fd)| stream_socket(*fd, self.mark_ms)).collect();
         // Two at one instant: one is not ours, and nobody can tell which.
         if appeared.len() == 1 {
             cutter.sockets().extend(appeared);
@@ -130,10 +139,12 @@ fn sockets() -> BTreeMap<PathBuf, RawFd> {
 }
 
 /// A second descriptor of the socket, if it is one.
-fn stream_socket(fd: RawFd) -> Option<OwnedFd> {
+fn stream_socket(fd: RawFd, mark_ms: u32) -> Option<OwnedFd> {
     let process = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
     let second = pidfd_getfd(process.as_fd(), fd, PidfdGetfdFlags::empty()).ok()?;
+    // Marked as ours before it was connected: the process may have others, which must not be touched.
+    let marked = sockopt::tcp_user_timeout(&second).ok()? == mark_ms;
     let family = sockopt::socket_domain(&second).ok()?;
     let internet = family == AddressFamily::INET || family == AddressFamily::INET6;
-    (internet && sockopt::socket_type(&second).ok()? == SocketType::STREAM).then_some(second)
+    (marked && internet && sockopt::socket_type(&second).ok()? == SocketType::STREAM).then_some(second)
 }

@@ -391,6 +391,13 @@ pub(crate) fn os_error(error: &io::Error) -> Option<i32> {
     causes(error).filter_map(|error| error.downcast_ref::<io::Error>()).find_map(io::Error::raw_os_error)
 }
 
+/// Whether it is the process or the machine that is short of something for the moment, not the file that is
+/// at fault.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR, Errno::STALE];
+    os_error(error).is_some_and(|number| passing.iter().any(|errno| errno.raw_os_error() == number))
+}
+
 /// Whether the disk or the user's share of it is full: the one trouble that time may cure.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
     let by_number = || {

@@ -24,8 +24,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Method};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Version};
 use reqwest::{Body, Client, Request, Response};
 use url::Url;
 
@@ -50,6 +50,9 @@ const KERNEL_MARGIN: Duration = Duration::from_secs(5);
 
 /// The longest cause in a message, in characters: some hold names that the peer chose.
 const CAUSE_MAX: usize = 300;
+
+/// By so much the timeout of large uploads differs from all others: that is how their sockets are known.
+const MARK: Duration = Duration::from_millis(37);
 
 /// Request bodies above this many bytes have a connection of their own.
 const LARGE: u64 = 1 << 20;
@@ -165,7 +168,11 @@ impl HttpNet {
     }
 
     fn reply(&self, mut response: Response, url: Url, exchange: Exchange) -> HttpResponse {
+        let framed = response.version() >= Version::HTTP_2
+            || response.headers().contains_key(CONTENT_LENGTH)
+            || response.headers().contains_key(TRANSFER_ENCODING);
         HttpResponse {
+            framed,
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
             url: url.to_string(),
@@ -219,7 +226,15 @@ fn client(options: &NetOptions, kind: Kind) -> Result<Client, NetError> {
     builder = match kind {
         Kind::Ordinary => builder,
         Kind::PublicOnly => builder.dns_resolver(PublicNames),
-        Kind::Large => builder.pool_max_idle_per_host(0).connector_layer(abort::Watch),
+        Kind::Large => {
+            let mark = options.no_progress + KERNEL_MARGIN + MARK;
+            let mark_ms = u32::try_from(mark.as_millis()).unwrap_or(u32::MAX);
+            #[cfg(target_os = "linux")]
+            {
+                builder = builder.tcp_user_timeout(mark);
+            }
+            builder.pool_max_idle_per_host(0).connector_layer(abort::Watch { mark_ms })
+        }
     };
     builder.build().map_err(|error| NetError {
         kind: NetErrorKind::Tls,

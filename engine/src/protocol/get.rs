@@ -282,6 +282,10 @@ impl Download<'_> {
             };
         }
         let length = wire::content_length(&reply.headers).ok().flatten();
+        if length.is_none() && !part.version.framed {
+            let why = "the server told no length and ended the body by closing the connection".to_owned();
+            return step(State::Checking { part }, Next::Fail(FailCause::OutcomeUnknown(why)));
+        }
         if length != Some(part.have) || part.version.likeness(&reply.headers, true) != Likeness::Same {
             return self.changed(&part);
         }
@@ -301,6 +305,8 @@ impl Download<'_> {
             }
             // A range may be shorter than what was asked for: the rest is another request.
             (Some(_), Some(until)) if part.version.total != Some(until) => self.resume(part),
+            // The end of the connection is no end of the file: only its length or digest can tell.
+            (None, _) if !part.version.framed && part.version.digest.is_none() => self.check(part),
             (None | Some(_), _) => self.verify(part),
         }
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
@@ -38,8 +38,6 @@ pub struct Live {
     /// How far the bytes are.
     pub progress: Arc<Progress>,
     tasks: Vec<AbortHandle>,
-    /// Heard by blocking work, which cannot be aborted.
-    stop: Arc<AtomicBool>,
     lanes: BTreeMap<u16, oneshot::Sender<StoreOrder>>,
     gate: Gate,
 }
@@ -50,8 +48,16 @@ impl Live {
         for task in self.tasks.drain(..) {
             task.abort();
         }
-        std::mem::take(&mut self.stop).store(true, Ordering::Relaxed);
+        self.gate.halt();
         self.lanes.clear();
+    }
+}
+
+impl Live {
+    /// Resolves when nothing of it touches the disk any more.
+    pub async fn quiet(&mut self) {
+        self.halt();
+        self.gate.cleared().await;
     }
 }
 
@@ -84,13 +90,6 @@ impl Performer {
     /// room for this job's copy.
     pub fn perform(&self, job: &Job, live: &mut Live, committed: Committed<Transition>, copy_fits: bool) {
         let Transition { effects, epoch, .. } = committed.into_value();
-        let hand = Hand {
-            ports: self.ports.clone(),
-            inbox: self.inbox.clone(),
-            id: job.id,
-            epoch,
-            gate: Arc::clone(&live.gate),
-        };
         let (mut deeds, mut exchanges) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {
@@ -99,7 +98,7 @@ impl Performer {
                     deeds.clear();
                     exchanges.clear();
                 }
-                Effect::Stage => deeds.push(self.stage(job, copy_fits, &live.stop)),
+                Effect::Stage => deeds.push(self.stage(job, copy_fits, live.gate.stop())),
                 Effect::Publish(to) => deeds.push(Deed::Publish {
                     part: job.core.part.clone(),
                     to,
@@ -128,15 +127,23 @@ impl Performer {
         if deeds.is_empty() && exchanges.is_empty() {
             return;
         }
+        // After the halts above: what they turned away must not be what follows them.
+        let hand = Hand {
+            ports: self.ports.clone(),
+            inbox: self.inbox.clone(),
+            id: job.id,
+            epoch,
+            gate: live.gate.clone(),
+        };
         live.tasks.retain(|task| !task.is_finished());
         let first = live.tasks.is_empty();
         live.tasks.push(tokio::spawn(hand.run(first, deeds, exchanges)).abort_handle());
     }
 
-    fn stage(&self, job: &Job, copy_fits: bool, stop: &Arc<AtomicBool>) -> Deed {
+    fn stage(&self, job: &Job, copy_fits: bool, stop: Arc<AtomicBool>) -> Deed {
         match job.spec.direction() {
             Direction::Upload => {
-                let plan = StagePlan::new(job, &self.stage_dir, copy_fits, Arc::clone(stop));
+                let plan = StagePlan::new(job, &self.stage_dir, copy_fits, stop);
                 Deed::Stage { plan, checksum: job.spec.checksum.clone() }
             }
             Direction::Download => Deed::MakePart(job.part_path()),
@@ -147,7 +154,7 @@ impl Performer {
         match job.spec.direction() {
             Direction::Upload => Remains { stage: Some(job.stage_path(&self.stage_dir)), part: None },
             Direction::Download => {
-                let identity = job.core.part.as_ref().map(|part| (part.dev, part.ino));
+                let identity = job.core.part.as_ref().map(|part| part.ino);
                 Remains { stage: None, part: Some((job.part_path(), identity)) }
             }
         }
@@ -188,7 +195,7 @@ impl Hand {
     async fn run(self, first: bool, deeds: Vec<Deed>, exchanges: Vec<Exchange>) {
         if first {
             // Blocking calls of a halted transfer cannot be aborted; nothing new begins before they end.
-            drop(self.gate.write().await);
+            self.gate.cleared().await;
         }
         for deed in deeds {
             if let Err(fault) = self.carry_out(deed).await {
@@ -202,7 +209,8 @@ impl Hand {
         &self,
         call: impl FnOnce(&dyn crate::ports::Disk) -> T + std::marker::Send + 'static,
     ) -> Result<T, LocalFault> {
-        let held = Arc::clone(&self.gate).read_owned().await;
+        let halted = || LocalFault::Transient("halted".to_owned());
+        let held = self.gate.enter().await.ok_or_else(halted)?;
         let done = self.ports.block(move |disk| {
             let result = call(disk);
             drop(held);
@@ -356,7 +364,7 @@ impl Exchange {
             Err(Failure::Local(fault)) => return hand.fault(fault),
             Err(Failure::Credential(why)) => return hand.say(Input::Suspend(SuspendCause::Auth(why))),
         };
-        let HttpResponse { status, headers, url, mut body } = response;
+        let HttpResponse { status, headers, url, framed, mut body } = response;
         let held = sink == Sink::Hold && status.is_success();
         let small = match sink {
             _ if held => Ok(Bytes::new()),
@@ -367,7 +375,7 @@ impl Exchange {
             Ok(small) => small,
             Err(error) => return lost(error),
         };
-        let reply = Reply { status, headers, url, body: small };
+        let reply = Reply { status, headers, url, framed, body: small };
         hand.say(Input::Protocol(protocol::Input::Reply { lane, reply }));
         if held && let Ok(order) = (&mut self.ordered).await {
             self.store(hand, body, order).await;
@@ -446,7 +454,7 @@ impl Exchange {
             offset: order.offset,
             limit: order.limit,
             progress: Arc::clone(&self.progress),
-            gate: Arc::clone(&hand.gate),
+            gate: hand.gate.clone(),
         };
         let synced = |extent, last| {
             hand.say(Input::Protocol(protocol::Input::Synced { lane, extent, last }));

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::job::step::LocalFault;
 use crate::job::{Fingerprint, Job, Part, Snapshot, SnapshotMethod, StageMode};
-use crate::os::disk::is_no_space;
+use crate::os::disk::{is_no_space, is_passing};
 use crate::ports::{Disk, File};
 
 /// Bytes copied at a time.
@@ -145,6 +145,7 @@ pub fn open_source(
 ) -> Result<(Arc<dyn File>, Fingerprint), LocalFault> {
     let file = disk.open_read(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LocalFault::SourceChanged(format!("{} is gone", path.display())),
+        _ if is_passing(&error) => transient(&error),
         _ => LocalFault::SourceIo(error.to_string()),
     })?;
     let now = file.fingerprint().map_err(|error| LocalFault::SourceIo(error.to_string()))?;
@@ -164,8 +165,12 @@ pub fn open_snapshot(
     }
     let gone =
         |why: String| LocalFault::Fatal(format!("the staging copy {} {why}", job.stage_path.display()));
-    let file = disk.open_read(&job.stage_path).map_err(|error| gone(format!("cannot be opened: {error}")))?;
+    let file = disk.open_read(&job.stage_path).map_err(|error| match local(&error) {
+        LocalFault::Fatal(why) => gone(format!("cannot be opened: {why}")),
+        passing => passing,
+    })?;
     let now = file.fingerprint().map_err(|error| gone(error.to_string()))?;
+    // Times are not compared: the rename that published it has moved one of them.
     if !now.same_file(&job.snapshot.file) || now.size != job.snapshot.size || now.links != 1 {
         return Err(gone("is not the file that was made for this job".to_owned()));
     }
@@ -219,7 +224,7 @@ pub fn open_part(disk: &dyn Disk, part: &Part, have: u64) -> Result<Arc<dyn File
         _ => local(&error),
     })?;
     let now = file.fingerprint().map_err(|error| local(&error))?;
-    if (now.dev, now.ino) != (part.dev, part.ino) {
+    if now.ino != part.ino {
         return Err(lost("was replaced by another file".to_owned()));
     }
     if now.size < have {
@@ -244,8 +249,7 @@ pub fn publish(
     size: u64,
     overwrite: bool,
 ) -> Result<Publish, LocalFault> {
-    let is_ours =
-        |found: Option<Fingerprint>| found.is_some_and(|file| (file.dev, file.ino) == (part.dev, part.ino));
+    let is_ours = |found: Option<Fingerprint>| found.is_some_and(|file| file.ino == part.ino);
     let at_part = disk.inspect(&part.path).map_err(|error| local(&error))?;
     let at_target = disk.inspect(to).map_err(|error| local(&error))?;
     if is_ours(at_target) {
@@ -283,7 +287,7 @@ pub struct Remains {
     /// The staging copy's path, for an upload.
     pub stage: Option<PathBuf>,
     /// The part file's path, for a download, and its identity once that is journaled.
-    pub part: Option<(PathBuf, Option<(u64, u64)>)>,
+    pub part: Option<(PathBuf, Option<u64>)>,
 }
 
 /// Removes a job's local files.
@@ -298,7 +302,7 @@ pub fn free(disk: &dyn Disk, remains: &Remains) -> io::Result<()> {
     if let Some((path, identity)) = &remains.part {
         let found = disk.inspect(path)?;
         // A file of another inode under our name is not ours to delete.
-        if found.is_some_and(|file| identity.is_none_or(|known| known == (file.dev, file.ino))) {
+        if found.is_some_and(|file| identity.is_none_or(|known| known == file.ino)) {
             remove_if_there(disk, path)?;
         }
         sync_parent_if_there(disk, path)?;
@@ -306,10 +310,15 @@ pub fn free(disk: &dyn Disk, remains: &Remains) -> io::Result<()> {
     Ok(())
 }
 
-/// A directory that is gone has nothing in it that could come back.
+/// A directory that is gone has nothing in it that could come back; one that may not be read, or whose file
+/// system knows no sync of directories, cannot be synced by anyone.
 fn sync_parent_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied, Unsupported};
+    let hopeless = |error: &io::Error| {
+        matches!(error.kind(), InvalidInput | NotADirectory | NotFound | PermissionDenied | Unsupported)
+    };
     match sync_parent(disk, path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if hopeless(&error) => Ok(()),
         result => result,
     }
 }
@@ -354,8 +363,8 @@ fn sync_parent(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 
 /// Classifies a failure of one of our own files.
 pub fn local(error: &io::Error) -> LocalFault {
-    if is_no_space(error) {
-        LocalFault::NoSpace(error.to_string())
+    if is_no_space(error) || is_passing(error) {
+        transient(error)
     } else {
         LocalFault::Fatal(error.to_string())
     }

@@ -11,7 +11,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,9 +55,38 @@ impl Progress {
     }
 }
 
-/// Keeps disk work of a halted transfer from overlapping with what comes after it: every blocking
-/// call holds it shared until it has really ended, and a new start first takes it alone.
-pub type Gate = Arc<RwLock<()>>;
+/// Keeps disk work of a halted transfer from overlapping with what comes after it.
+///
+/// Blocking calls cannot be aborted. Each holds the gate shared until it has really ended, what starts
+/// anew first takes it alone, and a call that comes too late, after a halt, is not begun at all.
+#[derive(Clone, Debug, Default)]
+pub struct Gate {
+    lock: Arc<RwLock<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Gate {
+    /// For one blocking call; `None` after a halt.
+    pub async fn enter(&self) -> Option<OwnedRwLockReadGuard<()>> {
+        let held = Arc::clone(&self.lock).read_owned().await;
+        (!self.stop.load(Ordering::Acquire)).then_some(held)
+    }
+
+    /// Resolves when no blocking call of before is under way any more.
+    pub async fn cleared(&self) {
+        drop(self.lock.write().await);
+    }
+
+    /// Turns away what has entered by clones of this gate; the gate itself is open again.
+    pub fn halt(&mut self) {
+        std::mem::take(&mut self.stop).store(true, Ordering::Release);
+    }
+
+    /// Heard by blocking calls that take long.
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+}
 
 /// Runs one blocking call on a file of this job.
 pub async fn gated<T: Send + 'static>(
@@ -65,7 +94,7 @@ pub async fn gated<T: Send + 'static>(
     gate: &Gate,
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let held: OwnedRwLockReadGuard<()> = Arc::clone(gate).read_owned().await;
+    let held = gate.enter().await.ok_or_else(|| io::Error::other("halted"))?;
     ports
         .block(move |_| {
             let result = call();

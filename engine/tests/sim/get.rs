@@ -36,8 +36,8 @@ pub struct Remote {
     digest: bool,
     name: Option<&'static str>,
     versions: Vec<(Content, Duration)>,
-    /// Where a resume must begin in this life, while this version stands.
-    floor: Option<(usize, u64)>,
+    /// Where the next request must begin.
+    floor: Option<u64>,
 }
 
 /// Every file, by job.
@@ -78,11 +78,16 @@ impl Remote {
         self.versions.push((freight(rng.bits(), len), now));
     }
 
-    /// So many bytes are journaled: a life that goes on with this version begins there.
+    /// So many bytes are journaled: a life that goes on begins there, whatever has become of the file.
     pub fn expect(&mut self, done: u64) {
-        let at = self.current();
-        let whole = self.versions[at].0.len() as u64 == done;
-        self.floor = (self.variant == Variant::Strong && done > 0 && !whole).then_some((at, done));
+        let is_whole = self.versions().any(|version| version.len() as u64 == done);
+        self.floor = (self.variant == Variant::Strong && done > 0 && !is_whole).then_some(done);
+    }
+
+    /// Compares the first request of a life with that.
+    fn goes_on(&mut self, job: u64, from: u64) -> Option<String> {
+        let done = self.floor.take().filter(|&done| done != from)?;
+        Some(format!("I5: job {job} begins at {from}, with {done} bytes journaled"))
     }
 
     fn tag(&self, at: usize) -> Option<String> {
@@ -152,22 +157,9 @@ impl Shelf {
         let from = head
             .text("range")
             .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-        let Some(from) = from else {
-            if let Some((at, done)) = remote.floor.take()
-                && at == remote.current()
-            {
-                self.wrong
-                    .push(format!("I5: job {job} asks for all, with {done} bytes of this version journaled"));
-            }
-            return remote.whole(head.now);
-        };
+        self.wrong.extend(remote.goes_on(job, from.unwrap_or(0)));
+        let Some(from) = from else { return remote.whole(head.now) };
         let at = remote.current();
-        if let Some((version, done)) = remote.floor.take()
-            && version == at
-            && done != from
-        {
-            self.wrong.push(format!("I5: job {job} resumes at {from}, with {done} bytes journaled"));
-        }
         let Some(condition) = head.text("if-range") else {
             self.wrong.push(format!("get: job {job} asks for a range without If-Range"));
             return remote.ranged(from, head.now);

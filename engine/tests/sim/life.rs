@@ -22,7 +22,7 @@ use super::oracle::{Oracle, Stage, planned};
 use super::scenario::{Act, Scenario, Way};
 use super::store::SimStore;
 use super::user;
-use super::world::{End, Machine, World, lock, never};
+use super::world::{End, Machine, World, lock};
 
 /// Lives after which something is wrong with the simulation.
 const LIVES_MAX: u64 = 60;
@@ -184,6 +184,9 @@ impl Sim {
         let Some(session) = self.open(life, !self.is_over).await else { return LifeEnd::Exited };
         world.opened();
         let views = session.jobs().await;
+        if !world.is_alive(life) {
+            return LifeEnd::Crashed;
+        }
         let again = lock(&self.oracle).reopened(&world, &views);
         if self.is_over {
             return self.look_back(&views);
@@ -351,7 +354,8 @@ impl Sim {
             let views = session.jobs().await;
             if views.is_empty() && lock(&self.oracle).expects_jobs() {
                 // The engine has closed: whoever waits for that as well will hear why.
-                never::<()>().await;
+                world.sleep(STILL).await;
+                return world.violate("I3: the session is open, and shows no job");
             }
             if views != before {
                 (before, since) = (views.clone(), world.now());

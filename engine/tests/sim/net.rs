@@ -242,13 +242,7 @@ impl SimNet {
         let mut wrongs = std::mem::take(&mut lock(&self.world.tus).wrong);
         wrongs.append(&mut lock(&self.world.shelf).wrong);
         // These make a download begin anew for good reason.
-        let anew = [
-            Fault::RangeIgnored,
-            Fault::PartDeleted,
-            Fault::PartTruncated,
-            Fault::ReadError,
-            Fault::RemoteReplaced,
-        ];
+        let anew = [Fault::RangeIgnored, Fault::PartDeleted, Fault::PartTruncated, Fault::ReadError];
         let excused = self.world.tally(|tally| tally.any(&anew));
         for wrong in wrongs.into_iter().filter(|wrong| !(excused && wrong.starts_with("I5"))) {
             self.world.violate(wrong);
@@ -291,7 +285,13 @@ impl SimNet {
             piece_ms: self.piece_ms,
         };
         let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::IM_A_TEAPOT);
-        Ok(HttpResponse { status, headers: reply.headers, url: url.to_owned(), body: Box::new(body) })
+        Ok(HttpResponse {
+            status,
+            headers: reply.headers,
+            url: url.to_owned(),
+            framed: true,
+            body: Box::new(body),
+        })
     }
 }
 

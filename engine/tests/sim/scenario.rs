@@ -161,7 +161,7 @@ impl Scenario {
         let rng = &mut rng;
         let mut named = false;
         let plans: Vec<Plan> =
-            (1..=rng.within(1, 6)).map(|job| Plan::draw(world, rng, job, &mut named)).collect();
+            (1..=rng.within(1, 10)).map(|job| Plan::draw(world, rng, job, &mut named)).collect();
         let quiet_at = Duration::from_secs(rng.within(20, 200));
         let largest = plans.iter().map(|plan| plan.size).max().unwrap_or_default();
         let pieces = rng.pick(&[2, 10, 60, 400]);
@@ -172,7 +172,7 @@ impl Scenario {
             stage_budget: rng.pick(&[0, 100_000, 1 << 20, 1 << 30]),
             piece: (largest / pieces).max(500) as usize,
             piece_ms: rng.pick(&[2, 40, 200, 1500]),
-            crashes_left: rng.pick(&[0, 1, 2, 4, 8]),
+            crashes_left: rng.pick(&[0, 2, 4, 8, 12]),
             checkpoint_bytes: rng.pick(&[8 << 20, 8 << 20, 20_000, 5000, 500]),
             plans,
         }
@@ -231,12 +231,12 @@ fn acts(rng: &mut Rng, plans: &[Plan], quiet_at: Duration) -> VecDeque<(Duration
             acts.push((at_random(rng), Act::Cancel, plan.job));
         }
         match plan.way {
-            Way::Up { .. } if rng.chance(250) => {
+            Way::Up { .. } if rng.chance(300) => {
                 let act =
                     rng.pick(&[Act::WriteSource, Act::WriteSource, Act::TruncateSource, Act::DeleteSource]);
                 acts.push((at_random(rng), act, plan.job));
             }
-            Way::Down { .. } if rng.chance(500) => {
+            Way::Down { .. } if rng.chance(700) => {
                 let choices =
                     [Act::Replace, Act::Replace, Act::TakeDestination, Act::TruncatePart, Act::DeletePart];
                 let act = rng.pick(&choices);

@@ -219,6 +219,7 @@ fn every_input() -> Vec<Input> {
         status: StatusCode::from_u16(status).expect("a status"),
         headers: HeaderMap::new(),
         url: "http://host/files/".to_owned(),
+        framed: true,
         body: bytes::Bytes::new(),
     };
     let mut inputs = vec![

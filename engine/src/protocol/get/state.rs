@@ -41,6 +41,8 @@ pub struct Version {
     pub name: Option<String>,
     /// Who answered, after redirects, without query.
     pub url: String,
+    /// Whether a body that was cut off would be known for it.
+    pub framed: bool,
 }
 
 /// Whether a later reply speaks of the same bytes.
@@ -63,7 +65,7 @@ impl Version {
         };
         let validator = validator.filter(|_| !wire::lists(headers, &ACCEPT_RANGES, "none"));
         let (digest, name) = (wire::repr_digest(headers), wire::served_name(headers));
-        Self { validator, total, digest, name, url: wire::redact(&reply.url) }
+        Self { validator, total, digest, name, url: wire::redact(&reply.url), framed: reply.framed }
     }
 
     /// Compares validators, and digests where both are told. `whole`: the reply is a 200, in which

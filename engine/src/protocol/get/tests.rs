@@ -31,7 +31,10 @@ fn reply(status: u16, headers: &[(&str, &str)]) -> Input {
         map.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
     }
     let status = StatusCode::from_u16(status).unwrap();
-    Input::Reply { lane: 0, reply: Reply { status, headers: map, url: URL.to_owned(), body: Bytes::new() } }
+    Input::Reply {
+        lane: 0,
+        reply: Reply { status, headers: map, url: URL.to_owned(), framed: true, body: Bytes::new() },
+    }
 }
 
 fn lost() -> Input {
@@ -54,7 +57,14 @@ fn advance(facts: &Facts<'_>, state: &State, input: &Input) -> Step<State> {
 }
 
 fn version(validator: Option<Validator>, total: Option<u64>) -> Version {
-    Version { validator, total, digest: None, name: None, url: "https://files.example/a.bin".to_owned() }
+    Version {
+        validator,
+        total,
+        digest: None,
+        name: None,
+        url: "https://files.example/a.bin".to_owned(),
+        framed: true,
+    }
 }
 
 fn part(total: Option<u64>, have: u64) -> Partial {
@@ -528,6 +538,24 @@ proptest! {
     }
 }
 
+/// HTTP/1.0: a server that dies half-way and one that is done look the same on the wire.
+#[test]
+fn a_body_that_ends_with_its_connection_is_not_believed_without_a_length() {
+    let unframed = Partial {
+        version: Version { framed: false, ..version(None, None) },
+        tally: Tally::default(),
+        have: 5,
+    };
+    let receiving = State::Receiving { part: Partial { have: 0, ..unframed.clone() }, until: None };
+    let ended = Input::Synced { lane: 0, extent: 0..5, last: true };
+    let step = Get::step(&facts(None), &receiving, &ended).unwrap();
+    assert_eq!(step.state, State::Checking { part: unframed.clone() });
+    let silent = Get::step(&facts(None), &step.state, &reply(200, &[])).unwrap();
+    assert!(matches!(silent.next, Next::Fail(FailCause::OutcomeUnknown(_))), "{:?}", silent.next);
+    let longer = Get::step(&facts(None), &step.state, &reply(200, &[("content-length", "9")])).unwrap();
+    assert!(!matches!(longer.next, Next::Done(_)), "half a file is not complete");
+}
+
 #[test]
 fn the_form_on_disk_stands_still() {
     let tally = Tally { changed: 1, spoiled: true, whole: true, restarts: 2 };
@@ -537,6 +565,7 @@ fn the_form_on_disk_stands_still() {
         digest: Some(Checksum { algorithm: ChecksumAlgorithm::Sha256, digest: vec![4] }),
         name: Some("n".to_owned()),
         url: "u".to_owned(),
+        framed: true,
     };
     let part = Partial { version, tally, have: 2 };
     let states = [
@@ -560,8 +589,8 @@ fn the_form_on_disk_stands_still() {
 
 const GOLDEN: &str = "\
 0000000001000000010102000000
-01000000010100000001000000000000006d01030000000000000001010000000100000000000000040101000000000000006e010000000000000075010000000101020000000200000000000000010300000000000000
-02000000010100000001000000000000006d01030000000000000001010000000100000000000000040101000000000000006e010000000000000075010000000101020000000200000000000000
-03000000010100000001000000000000006d01030000000000000001010000000100000000000000040101000000000000006e010000000000000075010000000101020000000200000000000000
-04000000010100000001000000000000006d01030000000000000001010000000100000000000000040101000000000000006e01000000000000007501000000010102000000020000000000000001000000
+01000000010100000001000000000000006d01030000000000000001010000000100000000000000040101000000000000006e01000000000000007501010000000101020000000200000000000000010300000000000000
+02000000010100000001000000000000006d01030000000000000001010000000100000000000000040101000000000000006e01000000000000007501010000000101020000000200000000000000
+03000000010100000001000000000000006d01030000000000000001010000000100000000000000040101000000000000006e01000000000000007501010000000101020000000200000000000000
+04000000010100000001000000000000006d01030000000000000001010000000100000000000000040101000000000000006e0100000000000000750101000000010102000000020000000000000001000000
 05000000030000000000000001000000000000006500";

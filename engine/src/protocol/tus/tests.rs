@@ -31,7 +31,10 @@ fn reply(status: u16, headers: &[(&str, &str)]) -> Input {
         map.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
     }
     let status = StatusCode::from_u16(status).unwrap();
-    Input::Reply { lane: 0, reply: Reply { status, headers: map, url: URL.to_owned(), body: Bytes::new() } }
+    Input::Reply {
+        lane: 0,
+        reply: Reply { status, headers: map, url: URL.to_owned(), framed: true, body: Bytes::new() },
+    }
 }
 
 fn lost(kind: NetErrorKind) -> Input {

@@ -19,7 +19,13 @@ fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
 fn reply(status: u16, pairs: &[(&str, &str)], body: &str) -> Reply {
     let status = StatusCode::from_u16(status).unwrap();
     let url = "https://u:p@host.example:8080/x?sig=secret".to_owned();
-    Reply { status, headers: headers(pairs), url, body: Bytes::copy_from_slice(body.as_bytes()) }
+    Reply {
+        status,
+        headers: headers(pairs),
+        url,
+        framed: true,
+        body: Bytes::copy_from_slice(body.as_bytes()),
+    }
 }
 
 #[test]

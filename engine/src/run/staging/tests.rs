@@ -198,7 +198,7 @@ fn freeing_takes_only_what_is_ours() {
     let part = bench.part(b"12345");
     fs::remove_file(&part.path).expect("removed");
     fs::write(&part.path, b"a user's file of the same name").expect("written");
-    let other = Some((part.dev, part.ino.wrapping_add(1)));
+    let other = Some(part.ino.wrapping_add(1));
     let remains = |identity| Remains { stage: None, part: Some((part.path.clone(), identity)) };
     free(&bench.disk, &remains(other)).expect("nothing to do");
     assert!(part.path.exists());
