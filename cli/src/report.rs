@@ -51,7 +51,10 @@ pub fn result_line(view: &JobView) -> String {
             let proof = view.evidence.as_ref().map(|evidence| format!("proven by {}", escape(evidence)));
             [size, proof].into_iter().flatten().collect::<Vec<_>>().join(", ")
         }
-        _ => [cause(view), Some(progress(view))].into_iter().flatten().collect::<Vec<_>>().join("; "),
+        _ => {
+            let left = view.leftover.as_ref().map(|url| format!("left at the server: {}", escape(url)));
+            [cause(view), Some(progress(view)), left].into_iter().flatten().collect::<Vec<_>>().join("; ")
+        }
     };
     format!("{}  {}  {}  ({remark})", view.id, view.state, route(view))
 }

@@ -176,8 +176,17 @@ fn is_like(view: &JobView, wanted: &Submission) -> bool {
                 && view.source == source.to_string_lossy()
                 && bare(&view.target) == bare(&wanted.url)
         }
-        Transfer::Download { .. } => {
-            view.direction == Direction::Download && bare(&view.source) == bare(&wanted.url)
+        Transfer::Download { destination, .. } => {
+            let destination = std::path::absolute(destination).unwrap_or_else(|_| destination.clone());
+            let parent = destination.parent().and_then(|parent| parent.canonicalize().ok());
+            let resolved = destination
+                .canonicalize()
+                .ok()
+                .filter(|path| path.is_dir())
+                .or_else(|| parent.zip(destination.file_name()).map(|(parent, name)| parent.join(name)));
+            view.direction == Direction::Download
+                && bare(&view.source) == bare(&wanted.url)
+                && resolved.is_some_and(|path| view.target == path.to_string_lossy())
         }
     }
 }

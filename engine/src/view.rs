@@ -113,7 +113,7 @@ impl JobView {
                 Some(Outcome::Completed(proof)) => Some(proof.evidence.clone()),
                 _ => None,
             },
-            leftover: core.leftover.clone(),
+            leftover: core.leftover.as_deref().map(wire::redact),
             file: core.file.as_ref().map(|path| path.to_string_lossy().into_owned()),
             submitted_at: job.submitted_at,
             changed_at: job.changed_at,

@@ -268,7 +268,12 @@ pub(crate) fn run(
     }
     let epoch = core.state.mark.epoch + 1;
     let through = checkpoint.through;
-    let result = put_rows(core, checkpoint.puts, epoch, through, between)
+    let rows = put_rows(core, checkpoint.puts, epoch, through, between);
+    // A commit in between may have failed: then rows are missing, and the log is all there is of them.
+    if rows.is_ok() && core.is_poisoned() {
+        return Err(CheckpointError::Poisoned);
+    }
+    let result = rows
         .and_then(|()| put_mark(core, &checkpoint.removes, epoch, through))
         .and_then(|()| cut_log(core, between));
     if let Err(source) = result {

@@ -434,6 +434,32 @@ mod tests {
     }
 
     #[test]
+    fn a_history_of_long_lines_still_fits_its_row() {
+        let mut jobs = Jobs::default();
+        jobs.apply(submitted(1)).expect("new");
+        for _ in 0..100 {
+            jobs.apply(moved(1, Phase::Queued, &"😀".repeat(300))).expect("legal");
+        }
+        let job = &jobs.map[&JobId(1)];
+        assert!(encode(&job.history).len() > ROW_MAX, "or this shows nothing");
+        assert!(rows(job).iter().all(|(_, value)| value.len() <= ROW_MAX));
+        let replay = Replay::from_rows(&as_rows(job, 200), false).expect("sound rows");
+        let kept = &replay.jobs.map[&JobId(1)].history;
+        assert_eq!((kept.first(), kept.last()), (job.history.first(), job.history.last()));
+    }
+
+    #[test]
+    fn names_that_are_no_text_survive_the_journal() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = std::path::PathBuf::from(std::ffi::OsString::from_vec(b"tok\xff".to_vec()));
+        let credential = Some(crate::secret::CredentialRef::File(odd.clone()));
+        let spec = Box::new(JobSpec { path: odd, credential, ..spec() });
+        let record = Record::Submitted { id: JobId(1), at: WallMs(9), spec };
+        assert!(fits(&record));
+        assert_eq!(Transition::decode(1, &bytes(record.clone())).expect("own bytes"), record);
+    }
+
+    #[test]
     fn history_is_bounded_and_keeps_its_beginning_and_its_end() {
         let mut jobs = Jobs::default();
         jobs.apply(submitted(1)).expect("new");

@@ -277,7 +277,8 @@ pub fn publish(
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Publish::Exists),
         Err(error) => return Err(local(&error)),
     }
-    sync_parent(disk, to).map_err(|error| local(&error))?;
+    // The name is there; only its durability is open. Another attempt finds it so, and syncs again.
+    sync_parent(disk, to).map_err(|error| transient(&error))?;
     Ok(Publish::Done)
 }
 

@@ -206,6 +206,68 @@ fn a_lost_part_file_begins_anew() {
 }
 
 #[test]
+fn a_lost_part_file_is_freed_with_its_job() {
+    let mut bench = Bench::new(Direction::Download);
+    bench.admit();
+    bench.give(Input::PartMade(Part { path: "/data/.file.haul".into(), dev: 1, ino: 9 }));
+    bench.admit();
+    bench.give(Input::LocalFault(LocalFault::PartLost("cut short".to_owned())));
+    assert!(bench.give(Input::Cancel));
+    assert!(bench.effects.contains(&Effect::Free), "it may still lie there: {:?}", bench.effects);
+}
+
+#[test]
+fn part_files_that_are_lost_again_and_again_end_the_job() {
+    let mut bench = Bench::new(Direction::Download);
+    for _ in 0..100 {
+        if bench.job().state().is_terminal() || !bench.give(Input::Admitted { restarted: false }) {
+            break;
+        }
+        bench.give(Input::PartMade(Part { path: "/data/.file.haul".into(), dev: 1, ino: 9 }));
+        bench.give(Input::Admitted { restarted: false });
+        bench.give(Input::LocalFault(LocalFault::PartLost("bad sector".to_owned())));
+    }
+    assert!(
+        matches!(bench.job().core.phase, Phase::Ending { .. } | Phase::Ended(_)),
+        "{:?}",
+        bench.job().core.phase
+    );
+}
+
+#[test]
+fn credentials_that_are_gone_do_not_hold_a_clean_up() {
+    let mut bench = Bench::sending(SnapshotMethod::Copy);
+    let outcome = Outcome::Failed(FailCause::Cancelled);
+    let Phase::Sending(state) = bench.job().core.phase.clone() else { panic!("not sending") };
+    let core = Core { phase: Phase::Ending { outcome, remote: Some(state) }, ..bench.job().core.clone() };
+    let what = None;
+    let record = Record::Moved { id: JobId(1), at: NOW, what, core: Box::new(core) };
+    bench.jobs.apply(record).expect("a legal move");
+    assert!(!bench.give(Input::Suspend(SuspendCause::Requested)), "an ending job is not paused");
+    assert!(bench.give(Input::Suspend(SuspendCause::Auth("the token file is gone".to_owned()))));
+    assert!(bench.effects.contains(&Effect::Free));
+}
+
+#[test]
+fn a_rename_under_way_is_not_paused() {
+    let mut bench = Bench::new(Direction::Download);
+    bench.admit();
+    bench.give(Input::PartMade(Part { path: "/data/.file.haul".into(), dev: 1, ino: 9 }));
+    bench.admit();
+    let Phase::Sending(state) = bench.job().core.phase.clone() else { panic!("not sending") };
+    let proof = Proof { size: 1, evidence: "length".to_owned() };
+    let core = Core {
+        phase: Phase::Publishing { state, proof, to: "/data/file".into() },
+        ..bench.job().core.clone()
+    };
+    let record = Record::Moved { id: JobId(1), at: NOW, what: None, core: Box::new(core) };
+    bench.jobs.apply(record).expect("a legal move");
+    assert!(!bench.give(Input::Suspend(SuspendCause::Requested)));
+    assert!(bench.give(Input::DestinationExists("/data/file".into())), "what holds it up can be named");
+    assert!(bench.give(Input::Cancel));
+}
+
+#[test]
 fn a_terminal_job_absorbs_every_input() {
     let mut bench = Bench::new(Direction::Upload);
     bench.give(Input::Cancel);
