@@ -46,15 +46,12 @@ pub fn route(view: &JobView) -> String {
 /// `3  completed  movie.mp4 → http://…  (1.2 GiB, proven by …)`
 pub fn result_line(view: &JobView) -> String {
     let size = view.size.map(text::bytes);
-    let remark = match view.state {
-        JobState::Completed => {
-            let proof = view.evidence.as_ref().map(|evidence| format!("proven by {}", escape(evidence)));
-            [size, proof].into_iter().flatten().collect::<Vec<_>>().join(", ")
-        }
-        _ => {
-            let left = view.leftover.as_ref().map(|url| format!("left at the server: {}", escape(url)));
-            [cause(view), Some(progress(view)), left].into_iter().flatten().collect::<Vec<_>>().join("; ")
-        }
+    let remark = if view.state == JobState::Completed {
+        let proof = view.evidence.as_ref().map(|evidence| format!("proven by {}", escape(evidence)));
+        [size, proof].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    } else {
+        let left = view.leftover.as_ref().map(|url| format!("left at the server: {}", escape(url)));
+        [cause(view), Some(progress(view)), left].into_iter().flatten().collect::<Vec<_>>().join("; ")
     };
     format!("{}  {}  {}  ({remark})", view.id, view.state, route(view))
 }
