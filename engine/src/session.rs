@@ -488,13 +488,17 @@ impl Engine {
                     if let Ok(response) = response {
                         return response;
                     }
+                    // The loop let go of the request; it says why when it has ended.
+                    self.closed().await;
                 }
                 _ = closed.wait_for(Option::is_some) => {}
             }
         }
         let text = match &*self.closed.borrow() {
             Some(Closed::Poisoned(why)) => {
-                format!("the journal failed ({why}); restart to see what is durable")
+                format!(
+                    "the journal failed: {why}. Put right what it names (is there space?); then `haul ls` tells what is durable"
+                )
             }
             Some(Closed::Stopped) | None => "the session is closing".to_owned(),
         };

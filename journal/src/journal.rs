@@ -160,6 +160,21 @@ enum Owner {
     Inline(Mutex<Option<Core>>),
 }
 
+/// What was sound a moment ago and is not after it was opened, was spoiled by the opening (a read that failed):
+/// the copy that was kept will be put in its place.
+fn spoiled_by_opening(error: OpenError, dir: &Path, place: &str) -> OpenError {
+    match error {
+        OpenError::Damaged { .. } | OpenError::LostTail { .. } if dir.join("kept").is_dir() => {
+            OpenError::Io {
+                place: place.to_owned(),
+                doing: "reading the database (a copy was kept, and is put back at the next start)".to_owned(),
+                source: std::io::Error::other(error.to_string()),
+            }
+        }
+        other => other,
+    }
+}
+
 impl<R: Record> Journal<R> {
     /// Opens the journal in the directory `dir`, or makes a new one there, and replays it.
     ///
@@ -178,7 +193,8 @@ impl<R: Record> Journal<R> {
             let place = place.clone();
             move || {
                 let (store, notes) = open::open::<R>(&dir, &options, &place)?;
-                start::<R>(Box::new(store), &place, options.accept_any_witness, notes)
+                let started = start::<R>(Box::new(store), &place, options.accept_any_witness, notes);
+                started.map_err(|error| spoiled_by_opening(error, &dir, &place))
             }
         };
         open_on_thread(make, place, Some(wait))

@@ -122,6 +122,38 @@ impl Dir {
         sync(&self.path)
     }
 
+    /// Where a sound copy lies while the database itself is opened.
+    pub(crate) fn kept(&self) -> PathBuf {
+        self.path.join("kept")
+    }
+
+    /// Keeps a copy, in the place of any older one.
+    pub(crate) fn keep(&self, copy: &Path) -> Result<(), StoreError> {
+        self.forget_kept()?;
+        fs::rename(copy, self.kept()).map_err(doing("keeping", copy))
+    }
+
+    /// Makes the kept copy the current database.
+    pub(crate) fn restore(&self, generation: u32) -> Result<(), StoreError> {
+        let (from, to) = (self.kept(), self.db(generation));
+        tighten(&from)?;
+        sync_tree(&from)?;
+        fs::rename(&from, &to).map_err(doing("restoring", &to))?;
+        sync(&self.path)
+    }
+
+    /// Removes the kept copy. Before anything is committed to the database: a copy is never older than it.
+    pub(crate) fn forget_kept(&self) -> Result<(), StoreError> {
+        let (kept, leftover) = (self.kept(), self.path.join("kept.new"));
+        match fs::rename(&kept, &leftover) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(doing("retiring", &kept)(error)),
+        }
+        sync(&self.path)?;
+        fs::remove_dir_all(&leftover).map_err(doing("removing", &leftover))
+    }
+
     /// Removes the databases before `generation`, which is published and was read.
     pub(crate) fn remove_older(&self, generation: u32) -> Result<(), StoreError> {
         for old in self.generations()?.into_iter().filter(|old| *old < generation) {

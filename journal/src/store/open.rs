@@ -5,8 +5,11 @@
 //!      ─▶ the database itself ─▶ (replay, self-check) ─▶ files, directory, parent synced
 //! ```
 //!
-//! Invariant: until the look has found all of it sound, the database is not written.
-//! Absent on purpose: repair.
+//! Invariant: until the look has found all of it sound, the database is not written. And until the
+//! database itself was replayed, the sound copy is kept: sled takes a read error for the end of its log and
+//! overwrites what it could not read, so that one bad read at this moment would cost everything. The next
+//! open takes the copy for the database if it finds that broken.
+//! Absent on purpose: any other repair.
 
 use std::fs;
 use std::io;
@@ -132,7 +135,7 @@ pub(crate) fn open<R: Record>(
         return opening.finish(1);
     };
     let mut sink = Try::<R>(PhantomData);
-    let looked = opening.first_look(generation, &mut sink, R::VERSION)?;
+    let (generation, looked) = opening.look_or_restore(generation, &mut sink, R::VERSION)?;
     let generation = opening.rebuild_if_bloated(generation, looked, &mut sink, R::VERSION)?;
     opening.finish(generation)
 }
@@ -170,6 +173,51 @@ impl Opening<'_> {
         database.flush().map_err(fail)?;
         drop(database);
         self.dir.publish(1).map_err(fail)
+    }
+
+    /// A sound copy of the database, kept aside; or the one that an earlier open kept, made current, if
+    /// the database did not survive that open.
+    fn look_or_restore(
+        &mut self,
+        generation: u32,
+        sink: &mut dyn Sink,
+        supported: u8,
+    ) -> Result<(u32, Option<Found>), OpenError> {
+        let looked = match self.first_look(generation, sink, supported) {
+            // A bad read of the copy looks like damage too: only what is seen twice is believed.
+            Err(OpenError::Damaged { .. } | OpenError::LostTail { .. }) => {
+                self.first_look(generation, sink, supported)
+            }
+            looked => looked,
+        };
+        let (generation, found) = match looked {
+            Err(damage @ (OpenError::Damaged { .. } | OpenError::LostTail { .. })) => {
+                let kept = self.dir.kept();
+                let copy = self.dir.path().join("look.new");
+                let sound = kept.exists() && {
+                    let sound = self.look_at(&kept, &copy, sink, supported).is_ok();
+                    let _ = fs::remove_dir_all(&copy);
+                    sound
+                };
+                if !sound {
+                    return Err(damage);
+                }
+                self.dir.restore(generation + 1).map_err(|error| self.fail(error))?;
+                self.notes.push("put the database back as it was before it was last opened".to_owned());
+                let found = self.first_look(generation + 1, sink, supported)?;
+                (generation + 1, found)
+            }
+            looked => (generation, looked?),
+        };
+        if found.is_some() {
+            let copy = self.dir.path().join("look.new");
+            let kept = copy_tree(&self.dir.db(generation), &copy).and_then(|()| self.dir.keep(&copy));
+            if let Err(error) = kept {
+                let _ = fs::remove_dir_all(&copy);
+                self.notes.push(format!("no copy is kept while the database is opened: {error}"));
+            }
+        }
+        Ok((generation, found))
     }
 
     /// Reads a copy of the database to its end, if it is not too large for that.
@@ -400,7 +448,16 @@ fn look_for(report: &mut VerifyReport, dir: Dir, options: &Options, place: &str)
         report.witness = Some(mark.reach);
     }
     let Some(generation) = dir.current().map_err(fail)? else {
-        return Err(OpenError::damaged(place, "there is no database"));
+        let begun = match seen {
+            Seen::Mark(mark, _) => mark.reach.lsn > 0 || mark.reach.epoch > 0,
+            Seen::Unreadable => true,
+            Seen::Absent => false,
+        };
+        if begun || !dir.exports().map_err(fail)?.is_empty() {
+            return Err(OpenError::damaged(place, "there is no database"));
+        }
+        // Killed before its first database was there: the next open makes it.
+        return Ok(());
     };
     report.disk_bytes = tree_bytes(&dir.db(generation)).map_err(fail)?;
     report.database = Some(dir.db(generation));

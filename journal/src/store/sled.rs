@@ -172,7 +172,8 @@ impl Database {
         let mut entries = fs::read_dir(&blobs).map_err(doing("listing", &blobs))?;
         match entries.next() {
             None => Ok(()),
-            Some(_) => Err(StoreError::damaged(format!("{} is not empty", blobs.display()))),
+            Some(Err(error)) => Err(doing("listing", &blobs)(error)),
+            Some(Ok(_)) => Err(StoreError::damaged(format!("{} is not empty", blobs.display()))),
         }
     }
 }
@@ -225,6 +226,7 @@ impl Store for SledStore {
 
     fn check(&mut self) -> Result<(), StoreError> {
         self.database.check_blobs()?;
+        self.dir.forget_kept()?;
         self.dir.remove_older(self.generation)?;
         self.dir.settle()?;
         self.database.check_syncs()
