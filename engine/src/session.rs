@@ -479,21 +479,13 @@ impl Engine {
 
     async fn send(&self, message: impl FnOnce(oneshot::Sender<Response>) -> Message) -> Response {
         let (answer, answered) = oneshot::channel();
-        let sent = self.inbox.send(message(answer));
-        if sent.is_ok() {
-            let mut closed = self.closed.clone();
-            tokio::select! {
-                biased;
-                response = answered => {
-                    if let Ok(response) = response {
-                        return response;
-                    }
-                    // The loop let go of the request; it says why when it has ended.
-                    self.closed().await;
-                }
-                _ = closed.wait_for(Option::is_some) => {}
-            }
+        if self.inbox.send(message(answer)).is_ok()
+            && let Ok(response) = answered.await
+        {
+            return response;
         }
+        // The loop has let go of the request, as it does when it ends; then it says why.
+        self.closed().await;
         let text = match &*self.closed.borrow() {
             Some(Closed::Poisoned(why)) => {
                 format!(
