@@ -26,6 +26,7 @@ use crate::owner::{Core, Gauges, Line, Pending, Request, Worker};
 use crate::record::{Record, Seq, encode_all};
 use crate::recover::{Collect, Recovered, check_witness, read};
 use crate::store::Store;
+use crate::store::open::spoiled_by_opening;
 use crate::store::open::{self, Options};
 use crate::witness::{self, Seen};
 
@@ -158,21 +159,6 @@ enum Owner {
         thread: Mutex<Option<JoinHandle<()>>>,
     },
     Inline(Mutex<Option<Core>>),
-}
-
-/// What was sound a moment ago and is not after it was opened, was spoiled by the opening (a read that failed):
-/// the copy that was kept will be put in its place.
-fn spoiled_by_opening(error: OpenError, dir: &Path, place: &str) -> OpenError {
-    match error {
-        OpenError::Damaged { .. } | OpenError::LostTail { .. } if dir.join("kept").is_dir() => {
-            OpenError::Io {
-                place: place.to_owned(),
-                doing: "reading the database (a copy was kept, and is put back at the next start)".to_owned(),
-                source: std::io::Error::other(error.to_string()),
-            }
-        }
-        other => other,
-    }
 }
 
 impl<R: Record> Journal<R> {

@@ -137,7 +137,22 @@ pub(crate) fn open<R: Record>(
     let mut sink = Try::<R>(PhantomData);
     let (generation, looked) = opening.look_or_restore(generation, &mut sink, R::VERSION)?;
     let generation = opening.rebuild_if_bloated(generation, looked, &mut sink, R::VERSION)?;
-    opening.finish(generation)
+    opening.finish(generation).map_err(|error| spoiled_by_opening(error, path, place))
+}
+
+/// What was sound a moment ago and is not after it was opened, was spoiled by the opening (a read that failed):
+/// the copy that was kept will be put in its place.
+pub(crate) fn spoiled_by_opening(error: OpenError, dir: &Path, place: &str) -> OpenError {
+    match error {
+        OpenError::Damaged { .. } | OpenError::LostTail { .. } if dir.join("kept").is_dir() => {
+            OpenError::Io {
+                place: place.to_owned(),
+                doing: "reading the database (a copy was kept, and is put back at the next start)".to_owned(),
+                source: io::Error::other(error.to_string()),
+            }
+        }
+        other => other,
+    }
 }
 
 impl Opening<'_> {
