@@ -32,7 +32,7 @@ async fn main() -> Outcome {
             break;
         }
     }
-    while job.view().await.is_some_and(|view| view.done < 2 << 20) {
+    while job.view().await.is_some_and(|view| view.done < 5 << 20) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let paused = job.suspend().await?;
@@ -90,7 +90,7 @@ fn answer(mut stream: TcpStream, content: &[u8]) -> std::io::Result<()> {
     )?;
     for piece in content[from..].chunks(64 << 10) {
         stream.write_all(piece)?;
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(15));
     }
     Ok(())
 }
