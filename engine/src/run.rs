@@ -400,6 +400,7 @@ impl Runner {
             self.schedule.remove(id);
             self.schedule.hold_copy(id, 0);
             self.space_spans.remove(&id);
+            self.space_due.remove(&id);
             return;
         }
         if core.phase != Phase::Staging || core.suspended.is_some() {
