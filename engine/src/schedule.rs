@@ -198,6 +198,18 @@ mod tests {
     }
 
     #[test]
+    fn a_job_at_work_is_not_admitted_a_second_time() {
+        let mut schedule = Schedule::new(2, 0);
+        schedule.ready(JobId(1), Rank::Begun);
+        schedule.occupy(JobId(1));
+        schedule.occupy(JobId(1));
+        assert!(schedule.is_running(JobId(1)));
+        assert_eq!(ids(&mut schedule), [0; 0]);
+        schedule.remove(JobId(1));
+        assert_eq!(schedule.running, 0);
+    }
+
+    #[test]
     fn a_copy_waits_for_the_budget_and_others_pass_it() {
         let mut schedule = Schedule::new(8, 100);
         let need = |job: JobId| if job.0 == 3 { CopyNeed::None } else { CopyNeed::Bytes(job.0 * 60) };

@@ -163,6 +163,24 @@ fn a_part_file_shorter_than_the_journal_says_is_lost_not_padded() {
     assert!(replaced.is_ok() || matches!(replaced, Err(LocalFault::PartLost(_))));
 }
 
+/// Device numbers change over a reboot (anonymous devices, another order of disks): they must fail nobody.
+#[test]
+fn another_device_number_is_the_same_file() {
+    let bench = Bench::new();
+    let mut source = bench.source(b"content");
+    source.dev += 1;
+    assert!(open_source(&bench.disk, &bench.path("source"), Some(&source)).is_ok());
+    let plan = bench.plan(source, StageMode::Copy, true);
+    let mut snapshot = stage(&bench.disk, &plan).expect("staged");
+    snapshot.file.dev += 1;
+    let from = SnapshotSource { snapshot, source_path: plan.source_path, stage_path: plan.stage_path };
+    assert!(open_snapshot(&bench.disk, &from).is_ok());
+    let mut part = bench.part(b"12345");
+    part.dev += 1;
+    assert!(open_part(&bench.disk, &part, 5).is_ok());
+    assert!(matches!(publish(&bench.disk, &part, &bench.path("file"), 5, false), Ok(Publish::Done)));
+}
+
 #[test]
 fn publishing_can_be_repeated_after_a_crash_at_any_point() {
     let bench = Bench::new();
