@@ -10,6 +10,7 @@
 //! [`JobState`] is what people see. The machine behind it ([`step`]) has a finer [`Phase`], so that
 //! every intent that a crash could interrupt has a durable name of its own.
 
+mod options;
 pub mod record;
 pub mod step;
 
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use options::{Form, HttpOptions, PRIORITY_DEFAULT, PRIORITY_MAX, TransportOptions};
 
 use crate::ports::WallMs;
 use crate::protocol::{ProtocolId, State as ProtocolState};
@@ -223,16 +226,78 @@ pub struct JobSpec {
     pub credential: Option<CredentialRef>,
     /// The job's token.
     pub token: Token,
+    /// The name at the server, below a URL that ends in `/`; may have slashes in it. The local name when `None`.
+    pub name: Option<String>,
+    /// Jobs that are listed and changed together.
+    pub group: Option<String>,
+    /// The submitter's own name for the job: the same key twice is one job.
+    pub key: Option<String>,
+    /// 0 (last) to 9 (first): a share of the slots, not a right to all of them.
+    pub priority: u8,
+    /// Not before this wall time.
+    pub not_before: Option<WallMs>,
+    /// Failed if not completed by this wall time.
+    pub deadline: Option<WallMs>,
+    /// Bytes a second at most.
+    pub limit_rate: Option<u64>,
+    /// Exchanges that may run side by side: segments of a download, parts of an upload. At least 1.
+    pub lanes: u16,
+    /// Other URLs of the same file, for a download.
+    pub mirrors: Vec<String>,
+    /// Headers of every request to the job's own origin that are no secrets.
+    pub headers: Vec<(String, String)>,
+    /// The session keeps a file of secrets (headers, a proxy's password) for this job.
+    pub has_secrets: bool,
+    /// How connections are made.
+    pub transport: TransportOptions,
+    /// What single protocols want to know.
+    pub http: HttpOptions,
+    /// The failed job that this one tries again.
+    pub predecessor: Option<JobId>,
 }
 
 impl JobSpec {
+    /// A job without wishes.
+    pub fn new(protocol: ProtocolId, url: String, path: PathBuf, token: Token) -> Self {
+        Self {
+            protocol,
+            url,
+            path,
+            name_from_server: false,
+            overwrite: false,
+            stage: StageMode::None,
+            source: None,
+            checksum: None,
+            attempts_max: 10,
+            credential: None,
+            token,
+            name: None,
+            group: None,
+            key: None,
+            priority: PRIORITY_DEFAULT,
+            not_before: None,
+            deadline: None,
+            limit_rate: None,
+            lanes: 1,
+            mirrors: Vec::new(),
+            headers: Vec::new(),
+            has_secrets: false,
+            transport: TransportOptions::default(),
+            http: HttpOptions::default(),
+            predecessor: None,
+        }
+    }
+
     /// Which way the file moves.
     pub fn direction(&self) -> Direction {
         self.protocol.direction()
     }
 
-    /// The local file's own name.
+    /// The file's name: the one asked for, or the local one, or the URL's.
     pub fn name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.clone();
+        }
         let name = if self.name_from_server { None } else { self.path.file_name() };
         name.map_or_else(
             || crate::protocol::wire::name_from_url(&self.url),
@@ -328,6 +393,9 @@ pub enum FailCause {
     /// A local file operation failed for good.
     #[error("{0}")]
     LocalIo(String),
+    /// It was not complete in time.
+    #[error("not complete by its deadline")]
+    Deadline,
 }
 
 impl FailCause {
@@ -344,6 +412,7 @@ impl FailCause {
             Self::RemoteChanged(_) => "remote-changed",
             Self::Protocol(_) => "protocol",
             Self::LocalIo(_) => "local-io",
+            Self::Deadline => "deadline",
         }
     }
 }
@@ -372,6 +441,15 @@ pub enum SuspendCause {
     /// Something stands at the destination; stays so until it is moved away and the job resumed.
     #[error("{0} exists; move it away and resume, or cancel")]
     DestinationExists(String),
+    /// A directory or file of ours may not be written; stays so until somebody changes that and resumes.
+    #[error("no access: {0}")]
+    NoAccess(String),
+    /// The file system that holds the source is not there; goes on by itself when it is back.
+    #[error("the source's file system is away: {0}")]
+    SourceAway(String),
+    /// Rebuilt from an export: the server may be further than the journal knows. Stays so until resumed.
+    #[error("restored from an export; resume it, or cancel it if it was done already")]
+    Restored,
 }
 
 impl SuspendCause {
@@ -383,12 +461,15 @@ impl SuspendCause {
             Self::Auth(_) => "auth",
             Self::Server { .. } => "server",
             Self::DestinationExists(_) => "destination-exists",
+            Self::NoAccess(_) => "no-access",
+            Self::SourceAway(_) => "source-away",
+            Self::Restored => "restored",
         }
     }
 
     /// Whether the engine itself takes the job up again when the cause has gone.
     pub fn clears_itself(&self) -> bool {
-        matches!(self, Self::NoSpace(_))
+        matches!(self, Self::NoSpace(_) | Self::SourceAway(_))
     }
 }
 
@@ -462,6 +543,10 @@ pub struct Core {
     /// A completed download's final place.
     #[serde(with = "record::path_bytes_option")]
     pub file: Option<PathBuf>,
+    /// Times in a row that there was no way to the server: no attempt is counted for them.
+    pub offline: u32,
+    /// The protocol in use, where the job left the choice open.
+    pub chosen: Option<ProtocolId>,
 }
 
 /// What people see.
@@ -523,6 +608,8 @@ impl Core {
             size,
             leftover: None,
             file: None,
+            offline: 0,
+            chosen: None,
         }
     }
 
@@ -558,7 +645,7 @@ pub struct HistoryEntry {
 }
 
 /// A job with everything that is journaled about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// Its number.
     pub id: JobId,
@@ -585,12 +672,17 @@ impl Job {
         stage_dir.join(format!("{:016x}.stage", self.id.0))
     }
 
+    /// The path of the file with the job's secrets, whether or not it exists.
+    pub fn secrets_path(&self, stage_dir: &Path) -> PathBuf {
+        stage_dir.join(format!("{:016x}.secrets", self.id.0))
+    }
+
     /// The path of the part file, whether or not it exists: beside the destination, with a name that
     /// no other job has.
     pub fn part_path(&self) -> PathBuf {
         let dir =
             if self.spec.name_from_server { Some(self.spec.path.as_path()) } else { self.spec.path.parent() };
-        let name = self.spec.name();
+        let name = self.spec.name().replace('/', "_");
         // 255 bytes is the limit of a name on every common file system; the rest takes up to 60.
         let mut end = name.len().min(190);
         while !name.is_char_boundary(end) {

@@ -35,19 +35,23 @@ mod session;
 mod view;
 
 pub use error::{ChangeError, OpenError, SubmitError};
-pub use job::{Checksum, ChecksumAlgorithm, Direction, HistoryEntry, JobId, JobState, StageMode};
+pub use job::{
+    Checksum, ChecksumAlgorithm, Direction, Form, HistoryEntry, HttpOptions, JobId, JobState,
+    PRIORITY_DEFAULT, PRIORITY_MAX, StageMode, TransportOptions,
+};
 pub use ports::WallMs;
 pub use run::Closed;
-pub use secret::{CredentialRef, Redacted};
+pub use secret::{CredentialRef, Redacted, Secrets};
 pub use session::{
-    ATTEMPTS_MAX_DEFAULT, EventStream, JobHandle, Session, SessionOptions, Submission, Transfer, session_dir,
+    ATTEMPTS_MAX_DEFAULT, EventStream, JobHandle, Session, SessionOptions, Submission, Transfer,
+    UploadProtocol, session_dir,
 };
 pub use view::{Cause, Event, JobLog, JobView};
 
 /// What a simulation of the whole engine needs. Not part of the stable interface.
 #[cfg(feature = "sim")]
 pub mod sim {
-    pub use crate::job::record::{Record, rows};
+    pub use crate::job::record::{Record, live_rows};
     pub use crate::job::step::Transition;
     pub use crate::job::{Fingerprint, Outcome, Phase};
     pub use crate::ports::*;

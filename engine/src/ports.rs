@@ -17,7 +17,8 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::job::Fingerprint;
+use crate::job::{Fingerprint, TransportOptions};
+use crate::secret::Redacted;
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -95,6 +96,17 @@ pub struct HttpRequest {
     /// Follow redirects (GET and HEAD only; at most 10; never https to http; credentials stay on
     /// their origin). When false a 3xx is a reply like any other.
     pub follow_redirects: bool,
+    /// How the connection is made.
+    pub transport: Transport,
+}
+
+/// How a connection is made.
+#[derive(Clone, Debug, Default)]
+pub struct Transport {
+    /// As the job has it.
+    pub options: Arc<TransportOptions>,
+    /// `name:password` for the proxy.
+    pub proxy_user: Option<Redacted<String>>,
 }
 
 /// A request's body; its length is always known.
@@ -147,8 +159,11 @@ pub struct NetError {
 /// What kind of loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetErrorKind {
-    /// No connection was made: the server saw nothing (refused, no route, DNS).
+    /// No connection was made: the server saw nothing (refused, a handshake that failed).
     Connect,
+    /// There is no way to the server at the moment (no route, no name resolution, no free file handle): it
+    /// saw nothing, and it is not its fault.
+    Offline,
     /// Nothing moved for too long.
     Timeout,
     /// The connection broke: the server may have seen all, some or nothing.
@@ -159,6 +174,13 @@ pub enum NetErrorKind {
     Refused,
     /// The request body's own stream failed.
     Body,
+}
+
+impl NetErrorKind {
+    /// Whether the server cannot have seen any of the request.
+    pub fn is_unsent(self) -> bool {
+        matches!(self, Self::Connect | Self::Offline)
+    }
 }
 
 /// Files. Every method blocks; the engine calls it through its blocking pool.
@@ -202,6 +224,11 @@ pub trait File: Send + Sync + 'static {
     fn sync_all(&self) -> io::Result<()>;
     /// Sets the length.
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Sets the length of an empty file and takes the space for it now, where the file system can: what is
+    /// missing shows before the first byte. Reads as zeros.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
     /// Identity and times, from the descriptor.
     fn fingerprint(&self) -> io::Result<Fingerprint>;
     /// Makes this (empty) file share the blocks of `source`; `Unsupported` where the file system

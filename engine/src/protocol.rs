@@ -26,7 +26,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Checksum, ChecksumAlgorithm, Direction, FailCause, Proof, SuspendCause, Token};
+use crate::job::{
+    Checksum, ChecksumAlgorithm, Direction, FailCause, HttpOptions, Proof, SuspendCause, Token,
+};
 use crate::ports::{NetErrorKind, WallMs};
 
 /// What a protocol may know of its job.
@@ -44,6 +46,12 @@ pub struct Facts<'a> {
     pub checksum: Option<&'a Checksum>,
     /// Wall time of this step.
     pub now: WallMs,
+    /// Exchanges that may be in flight side by side, at least 1.
+    pub lanes: u16,
+    /// Other URLs of the same file.
+    pub mirrors: &'a [String],
+    /// What single protocols want to know.
+    pub http: &'a HttpOptions,
 }
 
 /// What happened, as protocols see it.
@@ -63,7 +71,7 @@ pub enum Input {
         reply: Reply,
     },
     /// A request went without (whole) reply; what it did at the server is not known, except for
-    /// [`NetErrorKind::Connect`]. For a stored body: what came before was synced and told first.
+    /// [`NetErrorKind::is_unsent`]. For a stored body: what came before was synced and told first.
     Lost {
         /// The lane of the [`Send`].
         lane: u16,
@@ -87,6 +95,11 @@ pub enum Input {
         algorithm: ChecksumAlgorithm,
         /// The digest of the whole part file.
         digest: Vec<u8>,
+    },
+    /// A pause that [`Effect::Pause`] asked for is over. Pauses do not outlive [`Input::Restarted`].
+    Woken {
+        /// Its lane.
+        lane: u16,
     },
     /// Abandon the remote session: free what the server holds. Answer `Done` or `Fail` when there is
     /// nothing (more) to free. Later inputs belong to the clean-up.
@@ -119,6 +132,8 @@ pub struct Step<S> {
     pub size: Option<u64>,
     /// What to do once the state is durable.
     pub next: Next,
+    /// A line for the job's history, where the step is worth one.
+    pub note: Option<String>,
 }
 
 /// What follows.
@@ -144,8 +159,17 @@ pub struct Retry {
     pub after: Option<Duration>,
     /// The server throttles (429, 503): slower back-off.
     pub throttled: bool,
+    /// There was no way to the server: no attempt is counted, and the way is tried until there is one.
+    pub offline: bool,
     /// For people: what went wrong, without secrets.
     pub why: String,
+}
+
+impl Retry {
+    /// An ordinary failure.
+    pub fn because(why: impl Into<String>) -> Self {
+        Self { after: None, throttled: false, offline: false, why: why.into() }
+    }
 }
 
 /// What a protocol can ask for.
@@ -163,11 +187,26 @@ pub enum Effect {
         offset: u64,
         /// Bytes expected, when known.
         limit: Option<u64>,
+        /// The part file has its whole length already ([`Effect::Reserve`]), and other lanes write to it: what lies
+        /// after `offset` stays.
+        within: bool,
+    },
+    /// Wait as long as a job would that failed `attempts` times before in a row, then [`Input::Woken`]. Other lanes go
+    /// on meanwhile.
+    Pause {
+        /// The lane that has nothing in flight.
+        lane: u16,
+        /// Failures of the lane before this one, in a row.
+        attempts: u32,
+        /// What the server wishes.
+        retry: Retry,
     },
     /// Hash the whole part file.
     Digest(ChecksumAlgorithm),
     /// Cut the part file to this length (0: start over).
     Truncate(u64),
+    /// Empty the part file and give it this length, durably.
+    Reserve(u64),
 }
 
 /// A request as a protocol words it. Credentials and User-Agent are added when it is performed.
@@ -202,6 +241,13 @@ pub enum Body {
         range: Range<u64>,
         /// Hash the range first and put the digest into this header.
         digest: Option<DigestHeader>,
+    },
+    /// The snapshot between two texts: a form. The snapshot is whole.
+    Form {
+        /// What comes before the file.
+        head: Vec<u8>,
+        /// What comes after it.
+        tail: Vec<u8>,
     },
 }
 
@@ -252,6 +298,7 @@ impl Input {
             Self::Lost { .. } => "Lost",
             Self::Synced { .. } => "Synced",
             Self::Digested { .. } => "Digested",
+            Self::Woken { .. } => "Woken",
             Self::Cancel => "Cancel",
         }
     }
@@ -275,6 +322,10 @@ pub trait Protocol {
     }
     /// What would be left at the server if the session were forgotten, for people.
     fn remote(_state: &Self::State) -> Option<&str> {
+        None
+    }
+    /// Which protocol is spoken, for one that leaves the choice to what it finds.
+    fn chosen(_state: &Self::State) -> Option<ProtocolId> {
         None
     }
 }
@@ -331,7 +382,7 @@ macro_rules! registry {
             pub fn step(&self, facts: &Facts<'_>, input: &Input) -> Result<Step<State>, StepError> {
                 match self { $( Self::$variant(state) => {
                     let step = <$protocol>::step(facts, state, input)?;
-                    Ok(Step { state: Self::$variant(step.state), done: step.done, size: step.size, next: step.next })
+                    Ok(Step { state: Self::$variant(step.state), done: step.done, size: step.size, next: step.next, note: step.note })
                 } ),+ }
             }
 
@@ -340,6 +391,9 @@ macro_rules! registry {
 
             /// What would be left at the server if the session were forgotten.
             pub fn remote(&self) -> Option<&str> { match self { $( Self::$variant(state) => <$protocol>::remote(state) ),+ } }
+
+            /// Which protocol was found to be spoken.
+            pub fn chosen(&self) -> Option<ProtocolId> { match self { $( Self::$variant(state) => <$protocol>::chosen(state) ),+ } }
         }
 
         // By hand, so that the registry's tag, not the order of the variants, is what is on disk.

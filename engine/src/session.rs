@@ -5,26 +5,28 @@
 //! a session open serves its control socket. Several sessions fit into one process; each has a
 //! directory of its own.
 
+mod submission;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use longhaul_journal::{Journal, OpenReport, Opened};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::control::{self, Request, Response};
+pub use submission::{SessionOptions, Submission, Transfer, UploadProtocol};
+
+use crate::control::{self, Request, Response, Selection};
 use crate::error::{OpenError, SubmitError};
 use crate::job::record::{Jobs, Replay};
 use crate::job::step::Transition;
-use crate::job::{Checksum, JobId, JobSpec, StageMode, Token};
+use crate::job::{JobId, JobSpec, Token};
 use crate::os::home::{self, Home, Lock};
 use crate::ports::Ports;
 use crate::protocol::ProtocolId;
 use crate::run::{Ask, CHECKPOINT_BYTES, Closed, Limits, Message, Runner, Wiring, staging};
-use crate::secret::CredentialRef;
 use crate::view::{JobLog, JobView};
 
 /// Failures in a row after which a job is suspended, where nothing else is asked for.
@@ -33,86 +35,11 @@ pub const ATTEMPTS_MAX_DEFAULT: u32 = 10;
 const CONCURRENT_DEFAULT: usize = 8;
 /// The staging budget as a share of the file system's free space.
 const STAGE_BUDGET_SHARE: u64 = 10;
-/// How long ended jobs are kept.
-const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Events that a slow subscriber may lag behind.
 const EVENTS_MAX: usize = 4096;
 /// A source written to this shortly ago is looked at again: on kernels with coarse timestamps a
 /// write right after the first look would leave no trace.
 const TIMESTAMP_GRAIN: Duration = Duration::from_millis(20);
-
-/// What to transfer, and how.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Submission {
-    /// Which way, and the local end.
-    pub transfer: Transfer,
-    /// The remote end: an absolute `http` or `https` URL without userinfo.
-    pub url: String,
-    /// A digest that the whole file must have.
-    pub checksum: Option<Checksum>,
-    /// Failures in a row without progress after which the job is suspended.
-    pub attempts_max: u32,
-    /// Where a bearer token is to be found.
-    pub credential: Option<CredentialRef>,
-}
-
-/// Which way, and the local end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transfer {
-    /// Upload a file by tus 1.0.
-    Upload {
-        /// The source; symbolic links are followed once, now.
-        #[serde(with = "crate::job::record::path_bytes")]
-        source: PathBuf,
-        /// How it is kept safe from changes.
-        stage: StageMode,
-    },
-    /// Download to a file, or into a directory under the name that the server or URL gives.
-    Download {
-        /// A file, or an existing directory.
-        #[serde(with = "crate::job::record::path_bytes")]
-        destination: PathBuf,
-        /// Replace what stands there.
-        overwrite: bool,
-    },
-}
-
-impl Submission {
-    /// An upload of `source` to `url`, staged as fits.
-    pub fn upload(source: impl Into<PathBuf>, url: impl Into<String>) -> Self {
-        Self::new(Transfer::Upload { source: source.into(), stage: StageMode::Auto }, url.into())
-    }
-
-    /// A download of `url` to `destination`, which must not exist, or into it if it is a directory.
-    pub fn download(url: impl Into<String>, destination: impl Into<PathBuf>) -> Self {
-        Self::new(Transfer::Download { destination: destination.into(), overwrite: false }, url.into())
-    }
-
-    fn new(transfer: Transfer, url: String) -> Self {
-        Self { transfer, url, checksum: None, attempts_max: ATTEMPTS_MAX_DEFAULT, credential: None }
-    }
-}
-
-/// How to open a session.
-#[derive(Clone, Debug)]
-pub struct SessionOptions {
-    /// Its directory; made if missing.
-    pub dir: PathBuf,
-    /// Jobs that run at once.
-    pub concurrent: usize,
-    /// Bytes that staging copies may take; a tenth of what is free when `None`.
-    pub stage_budget: Option<u64>,
-    /// Whether transfers are started. `false`: journal and clean up only, to change jobs and leave.
-    pub admit: bool,
-}
-
-impl SessionOptions {
-    /// Defaults for a session in `dir`.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), concurrent: CONCURRENT_DEFAULT, stage_budget: None, admit: true }
-    }
-}
 
 /// Where a session lives: a path if `name_or_path` has a slash, else a name under the user's state
 /// directory (`$XDG_STATE_HOME/longhaul`, `~/.local/state/longhaul`).
@@ -417,7 +344,7 @@ impl Engine {
             concurrent: options.concurrent,
             stage_budget,
             admit: options.admit,
-            retention: RETENTION,
+            retention: options.retention,
             checkpoint_bytes,
         };
         let (inbox, messages) = mpsc::unbounded_channel();
@@ -458,21 +385,23 @@ impl Engine {
 
     pub(crate) async fn call(&self, request: Request) -> Response {
         let ask = match request {
-            Request::Owner => return Response::Owner { pid: std::process::id() },
+            Request::Owner => return Response::Owner { pid: std::process::id(), event: 0 },
             Request::Submit { submission } => {
                 return match self.submit(*submission).await {
-                    Ok(job) => Response::Submitted { job: Box::new(job) },
+                    Ok(job) => Response::Submitted { job: Box::new(job), existing: false },
                     Err(error) => {
                         Response::Refused { kind: error.kind().to_owned(), text: error.to_string() }
                     }
                 };
             }
-            Request::Subscribe => Ask::List(None),
-            Request::List { ids } => Ask::List(ids),
+            Request::List { query } => Ask::List(query.jobs.ids),
             Request::Log { id } => Ask::Log(id),
-            Request::Suspend { ids } => Ask::Suspend(ids),
-            Request::Resume { ids } => Ask::Resume(ids),
-            Request::Cancel { ids } => Ask::Cancel(ids),
+            Request::Suspend { jobs } => Ask::Suspend(jobs.ids),
+            Request::Resume { jobs } => Ask::Resume(jobs.ids),
+            Request::Cancel { jobs } => Ask::Cancel(jobs.ids),
+            other => {
+                return Response::Refused { kind: "bad-request".to_owned(), text: format!("{other:?}") };
+            }
         };
         self.send(|answer| Message::Ask { ask, answer }).await
     }
@@ -498,8 +427,8 @@ impl Engine {
     }
 
     async fn list(&self, ids: Option<Vec<JobId>>) -> Vec<JobView> {
-        match self.call(Request::List { ids }).await {
-            Response::Jobs { jobs } => jobs,
+        match self.call(Request::List { query: Selection { ids, ..Selection::default() }.into() }).await {
+            Response::Jobs { jobs, .. } => jobs,
             _ => Vec::new(),
         }
     }
@@ -507,7 +436,7 @@ impl Engine {
     async fn submit(&self, submission: Submission) -> Result<JobView, SubmitError> {
         let spec = Box::new(self.specify(submission).await?);
         match self.send(|answer| Message::Submit { spec, answer }).await {
-            Response::Submitted { job } => Ok(*job),
+            Response::Submitted { job, .. } => Ok(*job),
             Response::Refused { kind, text } if kind == "too-large" => Err(SubmitError::TooLarge(text)),
             Response::Refused { text, .. } => Err(SubmitError::Closed(text)),
             other => Err(SubmitError::Closed(format!("{other:?}"))),
@@ -516,23 +445,16 @@ impl Engine {
 
     /// Looks at both ends of a submission, and at nothing else.
     async fn specify(&self, submission: Submission) -> Result<JobSpec, SubmitError> {
-        let Submission { transfer, url, checksum, attempts_max, credential } = submission;
-        check_target(&url).map_err(SubmitError::Url)?;
+        check_target(&submission.url).map_err(SubmitError::Url)?;
+        let token = Token(self.ports.entropy.token());
         let mut spec = JobSpec {
-            protocol: ProtocolId::Tus,
-            url,
-            path: PathBuf::new(),
-            name_from_server: false,
-            overwrite: false,
-            stage: StageMode::None,
-            source: None,
-            checksum,
-            attempts_max: attempts_max.max(1),
-            credential,
-            token: Token(self.ports.entropy.token()),
+            checksum: submission.checksum,
+            attempts_max: submission.attempts_max.max(1),
+            credential: submission.credential,
+            ..JobSpec::new(ProtocolId::Tus, submission.url, PathBuf::new(), token)
         };
-        match transfer {
-            Transfer::Upload { source, stage } => {
+        match submission.transfer {
+            Transfer::Upload { source, stage, .. } => {
                 let shown = source.clone();
                 let look = async |path: PathBuf| {
                     self.ports
@@ -643,7 +565,7 @@ impl JobHandle {
     ///
     /// [`ChangeError`](crate::ChangeError): it stays as it was.
     pub async fn suspend(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Suspend { ids: Some(vec![self.id]) }).await
+        self.change(Request::Suspend { jobs: Selection::ids([self.id]) }).await
     }
 
     /// Takes it up again.
@@ -652,7 +574,7 @@ impl JobHandle {
     ///
     /// [`ChangeError`](crate::ChangeError): it stays as it was.
     pub async fn resume(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Resume { ids: Some(vec![self.id]) }).await
+        self.change(Request::Resume { jobs: Selection::ids([self.id]) }).await
     }
 
     /// Cancels it; durable when this resolves. It is `failed` when everything it held is freed: wait for
@@ -662,13 +584,13 @@ impl JobHandle {
     ///
     /// [`ChangeError`](crate::ChangeError): it stays as it was.
     pub async fn cancel(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Cancel { ids: Some(vec![self.id]) }).await
+        self.change(Request::Cancel { jobs: Selection::ids([self.id]) }).await
     }
 
     async fn change(&self, request: Request) -> Result<JobView, crate::ChangeError> {
         use crate::ChangeError;
         match self.session.call(request).await {
-            Response::Changed { mut jobs, mut skipped } => match (jobs.pop(), skipped.pop()) {
+            Response::Changed { mut jobs, mut skipped, .. } => match (jobs.pop(), skipped.pop()) {
                 (Some(job), _) => Ok(job),
                 (None, Some(skipped)) => Err(ChangeError::Left { id: self.id, why: skipped.why }),
                 (None, None) => Err(ChangeError::Left { id: self.id, why: "it is past".to_owned() }),

@@ -19,7 +19,7 @@ pub struct JobView {
     pub source: String,
     /// URL (upload) or local path (download), without secrets.
     pub target: String,
-    /// How it travels.
+    /// How it travels: `tus`, `put`, `get`, …; `auto` until that is found out.
     pub protocol: String,
     /// Bytes in all, once known.
     pub size: Option<u64>,
@@ -39,6 +39,20 @@ pub struct JobView {
     pub leftover: Option<String>,
     /// A file in its final place; for a completed download.
     pub file: Option<String>,
+    /// What it waits for, where it could go on otherwise: a slot, its time, room for its copy, the network.
+    pub waits_for: Option<String>,
+    /// Its group.
+    pub group: Option<String>,
+    /// Its submitter's key.
+    pub key: Option<String>,
+    /// 0 (last) to 9 (first).
+    pub priority: u8,
+    /// It does not begin before.
+    pub not_before: Option<WallMs>,
+    /// It fails if it is not complete by then.
+    pub deadline: Option<WallMs>,
+    /// The failed job that this one tries again.
+    pub predecessor: Option<JobId>,
     /// When it was accepted.
     pub submitted_at: WallMs,
     /// When its state last changed.
@@ -57,7 +71,7 @@ pub struct Cause {
 /// One change of a job, as told to subscribers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Rises by one with each event of this owner.
+    /// Rises with each event, also over restarts; not every number has an event.
     pub number: u64,
     /// What happened, in words.
     pub what: String,
@@ -102,7 +116,7 @@ impl JobView {
             direction: job.spec.direction(),
             source,
             target,
-            protocol: job.spec.protocol.name().to_owned(),
+            protocol: core.chosen.unwrap_or(job.spec.protocol).name().to_owned(),
             size: core.size,
             done: core.done.saturating_add(moving).min(limit),
             attempts: core.attempts_total,
@@ -115,6 +129,13 @@ impl JobView {
             },
             leftover: core.leftover.as_deref().map(wire::redact),
             file: core.file.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            waits_for: None,
+            group: job.spec.group.clone(),
+            key: job.spec.key.clone(),
+            priority: job.spec.priority,
+            not_before: job.spec.not_before,
+            deadline: job.spec.deadline,
+            predecessor: job.spec.predecessor,
             submitted_at: job.submitted_at,
             changed_at: job.changed_at,
         }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{Request, Response};
+use super::{Request, Response, Selection};
 use crate::os::home::{Home, connect_socket};
 
 /// Why a request has no answer.
@@ -58,13 +58,13 @@ impl Client {
         self.answer().await?.ok_or(CallError::Gone)
     }
 
-    /// Turns the connection into a stream of events; its first item is the list of all jobs.
+    /// Turns the connection into a stream of events; see [`Request::Subscribe`].
     ///
     /// # Errors
     ///
     /// [`CallError`].
-    pub async fn subscribe(mut self) -> Result<Subscription, CallError> {
-        let mut line = serde_json::to_vec(&Request::Subscribe)?;
+    pub async fn subscribe(mut self, after: Option<u64>, jobs: Selection) -> Result<Subscription, CallError> {
+        let mut line = serde_json::to_vec(&Request::Subscribe { after, jobs })?;
         line.push(b'\n');
         self.write.write_all(&line).await.map_err(gone)?;
         Ok(Subscription { client: self, line: Vec::new() })

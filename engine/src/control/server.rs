@@ -54,7 +54,7 @@ async fn client(stream: UnixStream, engine: Engine) {
             return;
         }
         let answer = match serde_json::from_slice(&line) {
-            Ok(Request::Subscribe) => return subscribe(&mut write, &engine).await,
+            Ok(Request::Subscribe { .. }) => return subscribe(&mut write, &engine).await,
             Ok(request) => engine.call(request).await,
             Err(error) => refused(format!("not a request: {error}")),
         };
@@ -68,10 +68,6 @@ async fn client(stream: UnixStream, engine: Engine) {
 /// none is missing.
 async fn subscribe(write: &mut OwnedWriteHalf, engine: &Engine) {
     let mut events = engine.events();
-    let now = engine.call(Request::List { ids: None }).await;
-    if send(write, &now).await.is_err() {
-        return;
-    }
     while let Some(event) = events.next().await {
         if send(write, &event).await.is_err() {
             return;

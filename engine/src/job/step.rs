@@ -64,6 +64,8 @@ pub enum Input {
     Resume,
     /// End it.
     Cancel,
+    /// Its deadline is past.
+    DeadlinePassed,
 }
 
 /// How a local file failed a job.
@@ -82,6 +84,10 @@ pub enum LocalFault {
     },
     /// No space (or quota) left.
     NoSpace(String),
+    /// Permissions, or a read-only file system, are in the way: somebody can change that.
+    NoAccess(String),
+    /// The file system that holds the source is not mounted.
+    SourceAway(String),
     /// The part file is not what the journal says: begin anew.
     PartLost(String),
     /// It may work at another attempt, from what is durable.
@@ -121,9 +127,7 @@ pub struct Transition {
 impl Transition {
     /// The job's number.
     pub fn id(&self) -> JobId {
-        match self.record {
-            Record::Submitted { id, .. } | Record::Moved { id, .. } => id,
-        }
+        self.record.id()
     }
 }
 
@@ -199,7 +203,8 @@ impl Machine<'_> {
             return false;
         }
         // A job that holds still hears nothing of what was in flight before.
-        let asked = matches!(input, Input::Suspend(_) | Input::Resume | Input::Cancel);
+        let asked =
+            matches!(input, Input::Suspend(_) | Input::Resume | Input::Cancel | Input::DeadlinePassed);
         if self.core.suspended.is_some() && !asked {
             return false;
         }
@@ -221,13 +226,14 @@ impl Machine<'_> {
             Input::FreeFailed(why) => {
                 let freeing = matches!(self.core.phase, Phase::Ending { remote: None, .. });
                 if freeing {
-                    self.back_off(&protocol::Retry { after: None, throttled: true, why });
+                    self.back_off(&protocol::Retry { throttled: true, ..protocol::Retry::because(why) });
                 }
                 freeing
             }
             Input::Suspend(cause) => self.suspend(cause),
             Input::Resume => self.resume(),
-            Input::Cancel => self.cancel(),
+            Input::Cancel => self.give_up(FailCause::Cancelled),
+            Input::DeadlinePassed => self.give_up(FailCause::Deadline),
         }
     }
 
@@ -295,6 +301,9 @@ impl Machine<'_> {
             token: self.job.spec.token,
             checksum: self.job.spec.checksum.as_ref(),
             now: self.context.now,
+            lanes: self.job.spec.lanes.max(1),
+            mirrors: &self.job.spec.mirrors,
+            http: &self.job.spec.http,
         }
     }
 
@@ -309,9 +318,14 @@ impl Machine<'_> {
                     self.core.attempts = 0;
                     self.core.trouble = None;
                 }
+                self.core.chosen = step.state.chosen().or(self.core.chosen);
+                self.what = step.note.or_else(|| self.what.take());
                 self.core.done = step.done;
                 // A download that starts over may find another size, or none that is told.
                 let known = self.core.size.filter(|_| self.job.spec.direction() == Direction::Upload);
+                if !matches!(&step.next, Next::Retry(retry) if retry.offline) {
+                    self.core.offline = 0;
+                }
                 self.core.size = step.size.or(known);
                 self.core.phase = Phase::Sending(step.state);
                 self.follow(step.next);
@@ -324,6 +338,7 @@ impl Machine<'_> {
     fn follow(&mut self, next: Next) {
         match next {
             Next::Go(effects) => self.effects.extend(effects.into_iter().map(Effect::Protocol)),
+            Next::Retry(again) if again.offline => self.stay_offline(&again),
             Next::Retry(again) => {
                 if self.core.attempts + 1 >= self.job.spec.attempts_max {
                     let attempts = self.core.attempts + 1;
@@ -356,6 +371,10 @@ impl Machine<'_> {
         let remote = match next {
             Next::Go(effects) => {
                 self.effects.extend(effects.into_iter().map(Effect::Protocol));
+                Some(state)
+            }
+            Next::Retry(again) if again.offline => {
+                self.stay_offline(&again);
                 Some(state)
             }
             Next::Retry(again) if self.core.attempts + 1 < self.job.spec.attempts_max => {
@@ -451,7 +470,7 @@ impl Machine<'_> {
             | Phase::Ending { .. }
             | Phase::Ended(_) => false,
         };
-        if before || self.core.part.is_some() || self.core.has_copy() {
+        if before || self.core.part.is_some() || self.core.has_copy() || self.job.spec.has_secrets {
             self.effects.push(Effect::Free);
         } else if let Phase::Ending { outcome, .. } = self.core.phase.clone() {
             self.ended(outcome);
@@ -498,8 +517,14 @@ impl Machine<'_> {
             LocalFault::NoSpace(why) => {
                 self.suspend(SuspendCause::NoSpace(clip(&why)));
             }
+            LocalFault::NoAccess(why) => {
+                self.suspend(SuspendCause::NoAccess(clip(&why)));
+            }
+            LocalFault::SourceAway(why) => {
+                self.suspend(SuspendCause::SourceAway(clip(&why)));
+            }
             LocalFault::Transient(why) => {
-                self.follow(Next::Retry(protocol::Retry { after: None, throttled: false, why }));
+                self.follow(Next::Retry(protocol::Retry::because(why)));
             }
             LocalFault::PartLost(why) => {
                 let bound = self.job.spec.attempts_max.saturating_mul(PARTS_LOST_FACTOR);
@@ -507,7 +532,7 @@ impl Machine<'_> {
                     self.end(Outcome::Failed(FailCause::LocalIo(why)));
                     return true;
                 }
-                self.back_off(&protocol::Retry { after: None, throttled: false, why: why.clone() });
+                self.back_off(&protocol::Retry::because(why.clone()));
                 self.what = Some(format!("begins anew: {why}"));
                 self.core.part = None;
                 self.core.done = 0;
@@ -520,13 +545,31 @@ impl Machine<'_> {
     fn back_off(&mut self, again: &protocol::Retry) {
         self.core.attempts += 1;
         self.core.attempts_total += 1;
-        let span = retry::delay(self.core.attempts - 1, again, self.context.seed);
-        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        self.core.retry_at = Some(WallMs(self.context.now.0.saturating_add(span_ms)));
+        self.core.offline = 0;
+        let span = self.wait(self.core.attempts - 1, again);
         let why = clip(&again.why);
         self.what = Some(format!("attempt {} failed: {why}; again in {}", self.core.attempts, seconds(span)));
         self.core.trouble = Some(why);
+    }
+
+    /// No way to the server: that is no failed attempt, and the way is tried until there is one.
+    fn stay_offline(&mut self, again: &protocol::Retry) {
+        let before = self.core.offline;
+        self.core.offline = before.saturating_add(1);
+        self.wait(before, again);
+        let why = clip(&again.why);
+        // One line for the whole time without a way, however long that is.
+        self.what = (before == 0).then(|| format!("waits for the network: {why}"));
+        self.core.trouble = Some(why);
+    }
+
+    /// Holds still until it is time for another try; gives the span.
+    fn wait(&mut self, failures: u32, again: &protocol::Retry) -> Duration {
+        let span = retry::delay(failures, again, self.context.seed);
+        let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.core.retry_at = Some(WallMs(self.context.now.0.saturating_add(span_ms)));
         self.effects.push(Effect::Halt);
+        span
     }
 
     fn suspend(&mut self, cause: SuspendCause) -> bool {
@@ -567,12 +610,12 @@ impl Machine<'_> {
         true
     }
 
-    fn cancel(&mut self) -> bool {
+    fn give_up(&mut self, cause: FailCause) -> bool {
         let under_way = self.core.suspended.is_none() && matches!(self.core.phase, Phase::Publishing { .. });
         if under_way || matches!(self.core.phase, Phase::Ending { .. } | Phase::Ended(_)) {
             return false;
         }
-        self.end(Outcome::Failed(FailCause::Cancelled));
+        self.end(Outcome::Failed(cause));
         true
     }
 }
@@ -590,7 +633,9 @@ fn clip(text: &str) -> String {
 /// The cause with its text clipped.
 fn clip_suspension(cause: SuspendCause) -> SuspendCause {
     match cause {
-        SuspendCause::Requested => cause,
+        SuspendCause::Requested | SuspendCause::Restored => cause,
+        SuspendCause::NoAccess(why) => SuspendCause::NoAccess(clip(&why)),
+        SuspendCause::SourceAway(why) => SuspendCause::SourceAway(clip(&why)),
         SuspendCause::NoSpace(why) => SuspendCause::NoSpace(clip(&why)),
         SuspendCause::Auth(why) => SuspendCause::Auth(clip(&why)),
         SuspendCause::Server { attempts, why } => SuspendCause::Server { attempts, why: clip(&why) },
@@ -602,6 +647,7 @@ fn clip_suspension(cause: SuspendCause) -> SuspendCause {
 fn clip_failure(cause: FailCause) -> FailCause {
     match cause {
         FailCause::Cancelled
+        | FailCause::Deadline
         | FailCause::Expired(_)
         | FailCause::RemoteChanged(_)
         | FailCause::ChecksumMismatch { .. } => cause,

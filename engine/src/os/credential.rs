@@ -9,7 +9,7 @@ use crate::secret::{CredentialRef, Redacted};
 const CREDENTIAL_MAX: u64 = 16 << 10;
 
 /// Fetches the secret that a reference names.
-pub fn read(reference: &CredentialRef) -> io::Result<Redacted<String>> {
+pub fn read(reference: &CredentialRef, _url: &str) -> io::Result<Option<Redacted<String>>> {
     let secret = match reference {
         CredentialRef::Env(name) => std::env::var(name).map_err(io::Error::other)?,
         CredentialRef::File(path) => {
@@ -17,9 +17,10 @@ pub fn read(reference: &CredentialRef) -> io::Result<Redacted<String>> {
             BufReader::new(File::open(path)?.take(CREDENTIAL_MAX)).read_line(&mut line)?;
             line.trim_end().to_owned()
         }
+        CredentialRef::Netrc(_) => String::new(),
     };
     if secret.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
     }
-    Ok(Redacted::new(secret))
+    Ok(Some(Redacted::new(format!("Bearer {secret}"))))
 }

@@ -100,7 +100,7 @@ impl HttpNet {
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, NetError> {
-        let HttpRequest { method, url, mut headers, body, follow_redirects } = request;
+        let HttpRequest { method, url, mut headers, body, follow_redirects, transport: _ } = request;
         let mut url = redirect::parse(&url).map_err(refused)?;
         let follows = follow_redirects
             && matches!(method, Method::GET | Method::HEAD)
@@ -304,6 +304,7 @@ fn lost(url: &Url, pulse: &Pulse, error: reqwest::Error) -> NetError {
     let kind = kind(&error);
     let what = match kind {
         NetErrorKind::Connect => "cannot connect",
+        NetErrorKind::Offline => "no way there",
         NetErrorKind::Tls => "no trusted connection",
         NetErrorKind::Refused => "refused",
         NetErrorKind::Timeout | NetErrorKind::Broken | NetErrorKind::Body => "connection lost",
@@ -371,7 +372,14 @@ mod tests {
     }
 
     fn request(method: Method, url: &str, body: RequestBody) -> HttpRequest {
-        HttpRequest { method, url: url.to_owned(), headers: HeaderMap::new(), body, follow_redirects: true }
+        HttpRequest {
+            method,
+            url: url.to_owned(),
+            headers: HeaderMap::new(),
+            body,
+            follow_redirects: true,
+            transport: crate::ports::Transport::default(),
+        }
     }
 
     fn get(url: &str) -> HttpRequest {

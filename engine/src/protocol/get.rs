@@ -106,7 +106,8 @@ impl Protocol for Get {
                 | Input::Reply { .. }
                 | Input::Lost { .. }
                 | Input::Synced { .. }
-                | Input::Digested { .. },
+                | Input::Digested { .. }
+                | Input::Woken { .. },
             ) => Err(StepError::unexpected(state, input)),
         }
     }
@@ -161,7 +162,7 @@ impl Download<'_> {
             Err(malformed) => return step(before, Next::Fail(malformed.into())),
         };
         let part = Partial { version: Version::read(reply, total), tally, have: 0 };
-        let store = Effect::Store { lane: LANE, offset: 0, limit: total };
+        let store = Effect::Store { lane: LANE, offset: 0, limit: total, within: false };
         step(State::Receiving { part, until: total }, Next::Go(vec![Effect::Truncate(0), store]))
     }
 
@@ -245,7 +246,8 @@ impl Download<'_> {
             return broken(State::Resuming { part }, why);
         }
         part.version.total = total;
-        let store = Effect::Store { lane: LANE, offset: part.have, limit: Some(until - part.have) };
+        let store =
+            Effect::Store { lane: LANE, offset: part.have, limit: Some(until - part.have), within: false };
         step(State::Receiving { part, until: Some(until) }, Next::Go(vec![store]))
     }
 
@@ -300,7 +302,7 @@ impl Download<'_> {
         match (part.version.total.or(until), until) {
             (Some(_), Some(until)) if part.have < until => {
                 let why = format!("the body ended at byte {}, {until} were announced", part.have);
-                let retry = Retry { after: None, throttled: false, why };
+                let retry = Retry::because(why);
                 step(State::Receiving { part, until: Some(until) }, Next::Retry(retry))
             }
             // A range may be shorter than what was asked for: the rest is another request.
@@ -447,7 +449,7 @@ fn step(state: State, next: Next) -> Step<State> {
         State::Verifying { part, .. } => (part.have, Some(part.have)),
         State::Complete { size, .. } => (*size, Some(*size)),
     };
-    Step { state, done, size, next }
+    Step { state, done, size, next, note: None }
 }
 
 #[cfg(test)]

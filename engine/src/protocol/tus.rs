@@ -103,7 +103,8 @@ impl Protocol for Tus {
                 | Input::Reply { .. }
                 | Input::Lost { .. }
                 | Input::Synced { .. }
-                | Input::Digested { .. },
+                | Input::Digested { .. }
+                | Input::Woken { .. },
             ) => Err(StepError::unexpected(state, input)),
         }
     }
@@ -161,7 +162,7 @@ impl Upload<'_> {
         kind: NetErrorKind,
         why: &str,
     ) -> Result<Step<State>, StepError> {
-        let seen = kind != NetErrorKind::Connect;
+        let seen = !kind.is_unsent();
         let (state, url) = match state.clone() {
             State::Discovering => (State::Discovering, self.facts.url.to_owned()),
             State::Creating { server, tally, asked: true } => {
@@ -436,7 +437,7 @@ impl Upload<'_> {
 
     fn stuck(&self, session: Session) -> Step<State> {
         let why = format!("{} took no byte beyond {}", wire::host(&session.url), session.acked);
-        self.step(probing(session), Next::Retry(Retry { after: None, throttled: false, why }))
+        self.step(probing(session), Next::Retry(Retry::because(why)))
     }
 
     fn lied(&self, session: Session, offset: u64) -> Step<State> {
@@ -479,7 +480,7 @@ impl Upload<'_> {
             State::Complete { size, .. } => *size,
             State::Gone { acked, .. } => *acked,
         };
-        Step { state, done, size: Some(self.size), next }
+        Step { state, done, size: Some(self.size), next, note: None }
     }
 }
 

@@ -12,6 +12,7 @@
 //! | 507, every other 4xx and 5xx | the server's final no |
 //! | 1xx, 2xx, 3xx that a protocol did not expect | the server broke the protocol |
 //! | no reply: connect, timeout, broken | retry |
+//! | no reply: offline | retry when there is a way again; no attempt is counted |
 //! | no reply: TLS refused the peer, the engine's own rules | the end; never again without TLS |
 //!
 //! Invariants: pure; no input panics; every text that goes on from here is bounded and printable,
@@ -354,6 +355,7 @@ pub fn again(reply: &Reply, now: WallMs) -> Retry {
     Retry {
         after: retry_after(&reply.headers, now),
         throttled: matches!(reply.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE),
+        offline: false,
         why: format!("{} {}", reply.status.as_u16(), explain(reply)),
     }
 }
@@ -362,6 +364,7 @@ pub fn again(reply: &Reply, now: WallMs) -> Retry {
 pub fn lost(kind: NetErrorKind, why: &str, url: &str) -> Next {
     let what = match kind {
         NetErrorKind::Connect => "no connection to",
+        NetErrorKind::Offline => "no way to",
         NetErrorKind::Timeout => "nothing moved for too long to or from",
         NetErrorKind::Broken => "the connection broke to",
         NetErrorKind::Body => "the file could not be read while it was sent to",
@@ -374,8 +377,12 @@ pub fn lost(kind: NetErrorKind, why: &str, url: &str) -> Next {
     // The real port's messages begin with the origin and say the rest.
     let why = if why.contains(&host) { why } else { format!("{what} {host}{colon}{why}") };
     match kind {
-        NetErrorKind::Connect | NetErrorKind::Timeout | NetErrorKind::Broken | NetErrorKind::Body => {
-            Next::Retry(Retry { after: None, throttled: false, why })
+        NetErrorKind::Connect
+        | NetErrorKind::Offline
+        | NetErrorKind::Timeout
+        | NetErrorKind::Broken
+        | NetErrorKind::Body => {
+            Next::Retry(Retry { offline: kind == NetErrorKind::Offline, ..Retry::because(why) })
         }
         NetErrorKind::Tls | NetErrorKind::Refused => Next::Fail(FailCause::Protocol(why)),
     }

@@ -10,10 +10,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::join_all;
-use http::{HeaderValue, header};
+use futures_util::future::{join, join_all};
+use futures_util::stream::{self, StreamExt as _};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use longhaul_journal::Committed;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -22,10 +24,13 @@ use super::Message;
 use super::staging::{self, Publish, Remains, SnapshotSource, StagePlan};
 use super::transfer::{self, Download, End, Gate, Progress, Upload, take_fault};
 use crate::job::step::{Effect, Input, LocalFault, Transition};
-use crate::job::{Checksum, ChecksumAlgorithm, Direction, Job, JobId, Part, SnapshotMethod, SuspendCause};
-use crate::ports::{HttpRequest, HttpResponse, NetError, Ports, RequestBody, WallMs};
+use crate::job::{
+    Checksum, ChecksumAlgorithm, Direction, Job, JobId, Part, SnapshotMethod, SuspendCause, TransportOptions,
+};
+use crate::ports::{HttpRequest, HttpResponse, NetError, Ports, RequestBody, Transport, WallMs};
 use crate::protocol::{self, Body, Reply, Send, Sink, wire};
-use crate::secret::CredentialRef;
+use crate::schedule::retry;
+use crate::secret::{CredentialRef, Secrets};
 
 /// Bytes of an unexpected answer's body that are looked at.
 const ODD_BODY_MAX: usize = 64 << 10;
@@ -50,6 +55,7 @@ impl Live {
         }
         self.gate.halt();
         self.lanes.clear();
+        self.progress.clear();
     }
 }
 
@@ -72,6 +78,7 @@ impl Drop for Live {
 struct StoreOrder {
     offset: u64,
     limit: Option<u64>,
+    within: bool,
 }
 
 /// Carries out effects.
@@ -90,13 +97,14 @@ impl Performer {
     /// room for this job's copy.
     pub fn perform(&self, job: &Job, live: &mut Live, committed: Committed<Transition>, copy_fits: bool) {
         let Transition { effects, epoch, .. } = committed.into_value();
-        let (mut deeds, mut exchanges) = (Vec::new(), Vec::new());
+        let (mut deeds, mut exchanges, mut pauses) = (Vec::new(), Vec::new(), Vec::new());
         for effect in effects {
             match effect {
                 Effect::Halt => {
                     live.halt();
                     deeds.clear();
                     exchanges.clear();
+                    pauses.clear();
                 }
                 Effect::Stage => deeds.push(self.stage(job, copy_fits, live.gate.stop())),
                 Effect::Publish(to) => deeds.push(Deed::Publish {
@@ -106,15 +114,22 @@ impl Performer {
                     overwrite: job.spec.overwrite,
                 }),
                 Effect::Free => deeds.push(Deed::Free(self.remains(job))),
+                Effect::Protocol(protocol::Effect::Reserve(len)) => {
+                    deeds.push(Deed::Reserve { part: job.core.part.clone(), len });
+                }
+                Effect::Protocol(protocol::Effect::Pause { lane, attempts, retry }) => {
+                    let span = retry::delay(attempts, &retry, self.ports.entropy.seed());
+                    pauses.push((lane, span));
+                }
                 Effect::Protocol(protocol::Effect::Truncate(len)) => {
                     deeds.push(Deed::Truncate { part: job.core.part.clone(), len });
                 }
                 Effect::Protocol(protocol::Effect::Digest(algorithm)) => {
                     deeds.push(Deed::Digest { part: job.core.part.clone(), algorithm, size: job.core.done });
                 }
-                Effect::Protocol(protocol::Effect::Store { lane, offset, limit }) => {
+                Effect::Protocol(protocol::Effect::Store { lane, offset, limit, within }) => {
                     if let Some(waiting) = live.lanes.remove(&lane) {
-                        deeds.push(Deed::Store { waiting, order: StoreOrder { offset, limit } });
+                        deeds.push(Deed::Store { waiting, order: StoreOrder { offset, limit, within } });
                     }
                 }
                 Effect::Protocol(protocol::Effect::Send(send)) => {
@@ -124,7 +139,7 @@ impl Performer {
                 }
             }
         }
-        if deeds.is_empty() && exchanges.is_empty() {
+        if deeds.is_empty() && exchanges.is_empty() && pauses.is_empty() {
             return;
         }
         // After the halts above: what they turned away must not be what follows them.
@@ -137,7 +152,7 @@ impl Performer {
         };
         live.tasks.retain(|task| !task.is_finished());
         let first = live.tasks.is_empty();
-        live.tasks.push(tokio::spawn(hand.run(first, deeds, exchanges)).abort_handle());
+        live.tasks.push(tokio::spawn(hand.run(first, deeds, exchanges, pauses)).abort_handle());
     }
 
     fn stage(&self, job: &Job, copy_fits: bool, stop: Arc<AtomicBool>) -> Deed {
@@ -168,6 +183,7 @@ enum Deed {
     Publish { part: Option<Part>, to: PathBuf, size: u64, overwrite: bool },
     Free(Remains),
     Truncate { part: Option<Part>, len: u64 },
+    Reserve { part: Option<Part>, len: u64 },
     Digest { part: Option<Part>, algorithm: ChecksumAlgorithm, size: u64 },
     Store { waiting: oneshot::Sender<StoreOrder>, order: StoreOrder },
 }
@@ -192,7 +208,13 @@ impl Hand {
     }
 
     /// Local effects in order, then the exchanges side by side.
-    async fn run(self, first: bool, deeds: Vec<Deed>, exchanges: Vec<Exchange>) {
+    async fn run(
+        self,
+        first: bool,
+        deeds: Vec<Deed>,
+        exchanges: Vec<Exchange>,
+        pauses: Vec<(u16, Duration)>,
+    ) {
         if first {
             // Blocking calls of a halted transfer cannot be aborted; nothing new begins before they end.
             self.gate.cleared().await;
@@ -202,7 +224,12 @@ impl Hand {
                 return self.fault(fault);
             }
         }
-        join_all(exchanges.into_iter().map(|exchange| exchange.run(&self))).await;
+        let pauses = pauses.into_iter().map(async |(lane, span)| {
+            self.ports.clock.sleep(span).await;
+            self.say(Input::Protocol(protocol::Input::Woken { lane }));
+        });
+        let exchanges = exchanges.into_iter().map(|exchange| exchange.run(&self));
+        join(join_all(pauses), join_all(exchanges)).await;
     }
 
     async fn local<T: std::marker::Send + 'static>(
@@ -274,6 +301,20 @@ impl Hand {
                 })
                 .await??;
             }
+            Deed::Reserve { part, len } => {
+                let part = known(part)?;
+                self.local(move |disk| {
+                    let file = staging::open_part(disk, &part, 0)?;
+                    let reserved =
+                        file.set_len(0).and_then(|()| file.reserve(len)).and_then(|()| file.sync_all());
+                    reserved.map_err(|error| {
+                        // What was taken of the space must not be what others miss.
+                        let _as_it_was = file.set_len(0);
+                        staging::local(&error)
+                    })
+                })
+                .await??;
+            }
             Deed::Digest { part, algorithm, size } => {
                 let part = known(part)?;
                 let file = self.local(move |disk| staging::open_part(disk, &part, size)).await??;
@@ -310,7 +351,13 @@ struct Exchange {
     part: Option<Part>,
     done: u64,
     credential: Option<CredentialRef>,
+    headers: Vec<(String, String)>,
+    secrets: Option<PathBuf>,
+    transport: Arc<TransportOptions>,
     job_url: String,
+    /// How many exchanges share what may be lost at a kill.
+    lanes: u16,
+    size: Option<u64>,
     ordered: oneshot::Receiver<StoreOrder>,
     progress: Arc<Progress>,
 }
@@ -341,7 +388,12 @@ impl Exchange {
             part: job.core.part.clone(),
             done: job.core.done,
             credential: job.spec.credential.clone(),
+            headers: job.spec.headers.clone(),
+            secrets: job.spec.has_secrets.then(|| job.secrets_path(stage_dir)),
+            transport: Arc::new(job.spec.transport.clone()),
             job_url: job.spec.url.clone(),
+            lanes: job.spec.lanes.max(1),
+            size: job.core.size,
             ordered,
             progress: Arc::clone(progress),
         }
@@ -376,6 +428,8 @@ impl Exchange {
             Err(error) => return lost(error),
         };
         let reply = Reply { status, headers, url, framed, body: small };
+        // From here on the protocol says how far it is.
+        self.progress.end(lane);
         hand.say(Input::Protocol(protocol::Input::Reply { lane, reply }));
         if held && let Ok(order) = (&mut self.ordered).await {
             self.store(hand, body, order).await;
@@ -383,11 +437,11 @@ impl Exchange {
     }
 
     async fn request(&self, hand: &Hand, fault: &transfer::FaultSlot) -> Result<HttpResponse, Failure> {
+        let secrets = self.secrets(hand).await?;
         let mut headers = self.send.headers.clone();
-        if let Some(credential) = &self.credential
-            && wire::same_origin(&self.send.url, &self.job_url)
-        {
-            headers.insert(header::AUTHORIZATION, bearer(credential).map_err(Failure::Credential)?);
+        // What belongs to the job's own server stays with it: mirrors and redirects get none of it.
+        if wire::same_origin(&self.send.url, &self.job_url) {
+            self.dress(&mut headers, &secrets).map_err(Failure::Credential)?;
         }
         let body = match &self.send.body {
             Body::Empty => RequestBody::Empty,
@@ -405,6 +459,16 @@ impl Exchange {
                     pieces: upload.into_stream(hand.ports.clone()),
                 }
             }
+            Body::Form { head, tail } => {
+                let size = self.snapshot.as_ref().map_or(0, |source| source.snapshot.size);
+                let upload = self.open_upload(hand, 0..size, fault).await.map_err(Failure::Local)?;
+                let text = |text: &Vec<u8>| stream::iter([Ok(Bytes::from(text.clone()))]);
+                let file = upload.into_stream(hand.ports.clone());
+                RequestBody::Stream {
+                    len: (head.len() + tail.len()) as u64 + size,
+                    pieces: text(head).chain(file).chain(text(tail)).boxed(),
+                }
+            }
         };
         let request = HttpRequest {
             method: self.send.method.clone(),
@@ -412,8 +476,38 @@ impl Exchange {
             headers,
             body,
             follow_redirects: self.send.follow_redirects,
+            transport: Transport { options: Arc::clone(&self.transport), proxy_user: secrets.proxy_user },
         };
         hand.ports.net.send(request).await.map_err(Failure::Net)
+    }
+
+    async fn secrets(&self, hand: &Hand) -> Result<Secrets, Failure> {
+        let Some(path) = self.secrets.clone() else { return Ok(Secrets::default()) };
+        let read =
+            hand.local(move |disk| staging::read_secrets(disk, &path)).await.map_err(Failure::Local)?;
+        read.map_err(|error| Failure::Credential(format!("the job's secrets cannot be read: {error}")))
+    }
+
+    /// Adds the job's own headers and its credential. What the protocol itself says is not overruled.
+    fn dress(&self, headers: &mut HeaderMap, secrets: &Secrets) -> Result<(), String> {
+        let open = self.headers.iter().map(|(name, value)| (name, value, false));
+        let secret = secrets.headers.iter().map(|(name, value)| (name, value.expose(), true));
+        for (name, value, is_secret) in open.chain(secret) {
+            let unusable = |_| format!("the header {name} cannot be sent as it is");
+            let key = HeaderName::try_from(name).map_err(|_| format!("{name} is no name of a header"))?;
+            let mut value = HeaderValue::from_str(value).map_err(unusable)?;
+            value.set_sensitive(is_secret);
+            if !self.send.headers.contains_key(&key) {
+                headers.append(key, value);
+            }
+        }
+        let given = headers.contains_key(header::AUTHORIZATION);
+        if let Some(credential) = self.credential.as_ref().filter(|_| !given)
+            && let Some(value) = authorization(credential, &self.send.url)?
+        {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        Ok(())
     }
 
     async fn open_upload(
@@ -427,8 +521,9 @@ impl Exchange {
         let in_place = source.snapshot.method == SnapshotMethod::InPlace;
         let expected = source.snapshot.file;
         let (file, _) = hand.local(move |disk| staging::open_snapshot(disk, &source)).await??;
-        self.progress.reached(range.start);
+        self.progress.begin(self.send.lane, range.start);
         Ok(Upload {
+            lane: self.send.lane,
             file,
             range,
             guard: in_place.then_some(expected),
@@ -443,20 +538,25 @@ impl Exchange {
             Ok(part) => part,
             Err(fault) => return hand.fault(fault),
         };
-        let have = order.offset.min(self.done);
+        let have = if order.within { self.size.unwrap_or(0) } else { order.offset.min(self.done) };
         let file = match hand.local(move |disk| staging::open_part(disk, &part, have)).await {
             Ok(Ok(file)) => file,
             Ok(Err(fault)) | Err(fault) => return hand.fault(fault),
         };
-        self.progress.reached(order.offset);
+        self.progress.begin(lane, order.offset);
         let download = Download {
+            lane,
             file,
             offset: order.offset,
             limit: order.limit,
+            within: order.within,
+            share: self.lanes,
             progress: Arc::clone(&self.progress),
             gate: hand.gate.clone(),
         };
-        let synced = |extent, last| {
+        let progress = Arc::clone(&self.progress);
+        let synced = |extent: std::ops::Range<u64>, last| {
+            progress.confirmed(lane, extent.end);
             hand.say(Input::Protocol(protocol::Input::Synced { lane, extent, last }));
         };
         match download.run(&hand.ports, body, |extent| synced(extent, false)).await {
@@ -482,18 +582,21 @@ async fn read_small(body: &mut dyn crate::ports::ResponseBody, limit: usize) -> 
     Ok(small.freeze())
 }
 
-fn bearer(credential: &CredentialRef) -> Result<HeaderValue, String> {
-    let secret = crate::os::credential::read(credential)
+/// The value of Authorization that a credential makes for a URL; none if it has nothing for its host.
+fn authorization(credential: &CredentialRef, url: &str) -> Result<Option<HeaderValue>, String> {
+    let secret = crate::os::credential::read(credential, url)
         .map_err(|error: io::Error| format!("{credential}: {error}"))?;
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))
+    let Some(secret) = secret else { return Ok(None) };
+    let mut value = HeaderValue::from_str(secret.expose())
         .map_err(|_| format!("{credential} holds characters that a header cannot carry"))?;
     value.set_sensitive(true);
-    Ok(value)
+    Ok(Some(value))
 }
 
 /// How far a job is, for people.
 pub fn moved(live: Option<&Live>, done: u64) -> u64 {
-    live.map_or(0, |live| live.progress.position().saturating_sub(done))
+    let _ = done;
+    live.map_or(0, |live| live.progress.under_way())
 }
 
 /// The wall time until which a journaled deadline lies ahead, never more than `cap` away: a clock

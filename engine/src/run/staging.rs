@@ -17,6 +17,7 @@ use crate::job::step::LocalFault;
 use crate::job::{Fingerprint, Job, Part, Snapshot, SnapshotMethod, StageMode};
 use crate::os::disk::{is_no_space, is_passing};
 use crate::ports::{Disk, File};
+use crate::secret::Secrets;
 
 /// Bytes copied at a time.
 const COPY_BUFFER: usize = 1 << 20;
@@ -186,6 +187,36 @@ pub struct SnapshotSource {
     pub source_path: PathBuf,
     /// The copy, if there is one.
     pub stage_path: PathBuf,
+}
+
+/// Bytes of a file of secrets at most.
+const SECRETS_MAX: usize = 256 << 10;
+
+/// Reads a job's secrets.
+pub fn read_secrets(disk: &dyn Disk, path: &Path) -> io::Result<Secrets> {
+    let file = disk.open_read(path)?;
+    let mut text = vec![0; SECRETS_MAX];
+    let mut filled = 0;
+    while filled < text.len() {
+        match file.read_at(&mut text[filled..], filled as u64)? {
+            0 => break,
+            got => filled += got,
+        }
+    }
+    serde_json::from_slice(&text[..filled]).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Keeps a job's secrets, durably.
+pub fn write_secrets(disk: &dyn Disk, path: &Path, secrets: &Secrets) -> io::Result<()> {
+    let text = serde_json::to_vec(secrets)?;
+    if text.len() > SECRETS_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the headers are too long"));
+    }
+    remove_if_there(disk, path)?;
+    let file = disk.create_new(path)?;
+    file.write_all_at(&text, 0)?;
+    file.sync_all()?;
+    sync_parent(disk, path)
 }
 
 /// Words a change of the source.

@@ -9,10 +9,11 @@
 //! before it is handed on, so the piece whose last byte commits the object leaves only after the
 //! whole file was seen unchanged.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,19 +40,47 @@ const SYNC_SPAN: Duration = Duration::from_millis(500);
 /// Bytes hashed at a time.
 const HASH_BUFFER: usize = 1 << 20;
 
-/// How far a transfer has come, for people; what counts is in the journal.
+/// How far the exchanges of a job have come beyond what is journaled, for people.
 #[derive(Debug, Default)]
-pub struct Progress(AtomicU64);
+pub struct Progress(Mutex<BTreeMap<u16, Range<u64>>>);
 
 impl Progress {
-    /// Everything before this offset has been moved.
-    pub fn reached(&self, offset: u64) {
-        self.0.store(offset, Ordering::Relaxed);
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<u16, Range<u64>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The offset last told.
-    pub fn position(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// An exchange begins to move bytes at this offset.
+    pub fn begin(&self, lane: u16, offset: u64) {
+        self.lanes().insert(lane, offset..offset);
+    }
+
+    /// Everything before this offset has been moved.
+    pub fn reached(&self, lane: u16, offset: u64) {
+        if let Some(moved) = self.lanes().get_mut(&lane) {
+            moved.end = offset;
+        }
+    }
+
+    /// Everything before this offset is told to the protocol.
+    pub fn confirmed(&self, lane: u16, offset: u64) {
+        if let Some(moved) = self.lanes().get_mut(&lane) {
+            moved.start = offset;
+        }
+    }
+
+    /// The exchange is over.
+    pub fn end(&self, lane: u16) {
+        self.lanes().remove(&lane);
+    }
+
+    /// Nothing is under way any more.
+    pub fn clear(&self) {
+        self.lanes().clear();
+    }
+
+    /// Bytes that have moved and are not yet told to the protocol.
+    pub fn under_way(&self) -> u64 {
+        self.lanes().values().map(|moved| moved.end.saturating_sub(moved.start)).sum()
     }
 }
 
@@ -114,6 +143,8 @@ pub fn take_fault(slot: &FaultSlot) -> Option<LocalFault> {
 
 /// A range of a snapshot on its way into a request.
 pub struct Upload {
+    /// Which exchange of the job it is for.
+    pub lane: u16,
     /// The snapshot.
     pub file: Arc<dyn File>,
     /// The bytes to send.
@@ -129,7 +160,7 @@ pub struct Upload {
 impl Upload {
     /// The range as a stream of pieces.
     pub fn into_stream(self, ports: Ports) -> BoxStream<'static, io::Result<Bytes>> {
-        let Self { file, range, guard, progress, fault } = self;
+        let Self { lane, file, range, guard, progress, fault } = self;
         let pool = Pool::default();
         let count = (range.end - range.start).div_ceil(PIECE);
         let mut reached = range.start;
@@ -153,7 +184,7 @@ impl Upload {
             .inspect(move |piece| {
                 if let Ok(piece) = piece {
                     reached += piece.len() as u64;
-                    progress.reached(reached);
+                    progress.reached(lane, reached);
                 }
             })
             .boxed()
@@ -219,12 +250,18 @@ impl Drop for Pooled {
 
 /// A response body on its way into a part file.
 pub struct Download {
+    /// Which exchange of the job it is.
+    pub lane: u16,
     /// The part file.
     pub file: Arc<dyn File>,
     /// First byte's place.
     pub offset: u64,
     /// Bytes to take, when known.
     pub limit: Option<u64>,
+    /// The part file has its length already, and others write to it too.
+    pub within: bool,
+    /// How many exchanges share [`SYNC_BYTES`].
+    pub share: u16,
     /// Told as bytes arrive.
     pub progress: Arc<Progress>,
     /// The job's gate.
@@ -250,16 +287,18 @@ impl Download {
         mut body: Box<dyn ResponseBody>,
         synced: impl FnMut(Range<u64>) + Send,
     ) -> End {
-        let Self { file, offset, limit, progress, gate } = self;
+        let Self { lane, file, offset, limit, within, share, progress, gate } = self;
         // Whatever lies past the journaled extents is not trusted, and must not outlive the end.
         let cut = Arc::clone(&file);
-        if let Err(error) = gated(ports, &gate, move || cut.set_len(offset)).await {
+        if !within && let Err(error) = gated(ports, &gate, move || cut.set_len(offset)).await {
             return End::Fault(local(&error));
         }
+        let sync_bytes = SYNC_BYTES / u64::from(share.max(1));
         let (full, queue) = mpsc::channel(QUEUE);
         let (empty, spare) = mpsc::channel(QUEUE + 2);
-        let reader = read_body(&mut *body, offset, limit, &progress, full, spare, ports);
-        let writer = Writer { ports, gate: &gate, file, position: offset, synced_to: offset, synced };
+        let reader = read_body(&mut *body, offset, limit, (&progress, lane), full, spare, ports);
+        let writer =
+            Writer { ports, gate: &gate, file, position: offset, synced_to: offset, sync_bytes, synced };
         let (ended, written) = futures_util::future::join(reader, writer.run(queue, empty)).await;
         match (written, ended) {
             (Err(error), _) => End::Fault(part_fault(&error)),
@@ -282,7 +321,7 @@ async fn read_body(
     body: &mut dyn ResponseBody,
     offset: u64,
     limit: Option<u64>,
-    progress: &Progress,
+    (progress, lane): (&Progress, u16),
     full: mpsc::Sender<Vec<u8>>,
     mut spare: mpsc::Receiver<Vec<u8>>,
     ports: &Ports,
@@ -309,7 +348,7 @@ async fn read_body(
         }
         left -= chunk.len() as u64;
         reached += chunk.len() as u64;
-        progress.reached(reached);
+        progress.reached(lane, reached);
         while !chunk.is_empty() {
             let room = WRITE_BUFFER - buffer.len();
             buffer.extend_from_slice(&chunk.split_to(room.min(chunk.len())));
@@ -336,6 +375,7 @@ struct Writer<'a, S> {
     file: Arc<dyn File>,
     position: u64,
     synced_to: u64,
+    sync_bytes: u64,
     synced: S,
 }
 
@@ -358,7 +398,8 @@ impl<S: FnMut(Range<u64>) + Send> Writer<'_, S> {
             buffer.clear();
             let _reader_is_done = empty.try_send(buffer);
             let now = self.ports.clock.elapsed();
-            if self.position - self.synced_to >= SYNC_BYTES || now.saturating_sub(synced_at) >= SYNC_SPAN {
+            if self.position - self.synced_to >= self.sync_bytes || now.saturating_sub(synced_at) >= SYNC_SPAN
+            {
                 let extent = self.sync().await?;
                 (self.synced)(extent);
                 synced_at = now;

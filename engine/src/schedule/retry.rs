@@ -9,6 +9,9 @@
 //! | transient: lost, 408, 425, 5xx | 500 ms | 10 ms |
 //! | throttled: 429, 503 | 2 s | 1 s |
 //!
+//! Where there is no way to the server at all, the 60 s are 15: it may be back at any moment, and asking costs nobody
+//! anything.
+//!
 //! Invariants: pure; the same seed gives the same wait; a wait is at least its floor and at most five
 //! minutes, whatever a server asks for. Jitter over the whole span keeps jobs that failed together
 //! from coming back together.
@@ -28,13 +31,16 @@ const BASE: Duration = Duration::from_millis(500);
 const BASE_THROTTLED: Duration = Duration::from_secs(2);
 const FLOOR: Duration = Duration::from_millis(10);
 const FLOOR_THROTTLED: Duration = Duration::from_secs(1);
+/// How often the way to a server is tried at least, when there is none.
+const OFFLINE_MAX: Duration = Duration::from_secs(15);
 
 /// How long to wait before the next attempt.
 ///
 /// `attempts` is the number of failures in a row before this one: zero waits up to one base.
 pub fn delay(attempts: u32, retry: &Retry, seed: u64) -> Duration {
     let (base, floor) = if retry.throttled { (BASE_THROTTLED, FLOOR_THROTTLED) } else { (BASE, FLOOR) };
-    let ceiling = base.saturating_mul(1u32.checked_shl(attempts).unwrap_or(u32::MAX)).min(BACKOFF_MAX);
+    let longest = if retry.offline { OFFLINE_MAX } else { BACKOFF_MAX };
+    let ceiling = base.saturating_mul(1u32.checked_shl(attempts).unwrap_or(u32::MAX)).min(longest);
     let span_ms = u64::try_from(ceiling.saturating_sub(floor).as_millis()).unwrap_or(u64::MAX);
     let own = floor + Duration::from_millis(scale(mix(seed), span_ms));
     own.max(retry.after.unwrap_or_default().min(AFTER_MAX))
@@ -60,7 +66,7 @@ mod tests {
     use super::*;
 
     fn retry(after_s: Option<u64>, throttled: bool) -> Retry {
-        Retry { after: after_s.map(Duration::from_secs), throttled, why: String::new() }
+        Retry { after: after_s.map(Duration::from_secs), throttled, ..Retry::because("") }
     }
 
     #[test]

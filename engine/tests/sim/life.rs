@@ -6,11 +6,10 @@
 //!      └───────────────┘
 //! ```
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use longhaul::control::Response;
+use longhaul::control::{Response, Selection};
 use longhaul::sim::{Blocking, Ports, Transition};
 use longhaul::{Closed, JobState, JobView, OpenError, Session, SessionOptions, SubmitError};
 use longhaul_journal::{Executor, Journal, Opened};
@@ -161,12 +160,10 @@ impl Sim {
             entropy: machine,
             blocking: Blocking::Inline,
         };
-        let options = SessionOptions {
-            dir: PathBuf::from("/state"),
-            concurrent: self.scenario.concurrent,
-            stage_budget: Some(self.scenario.stage_budget),
-            admit,
-        };
+        let options = SessionOptions::new("/state")
+            .concurrent(self.scenario.concurrent)
+            .stage_budget(self.scenario.stage_budget)
+            .admit(admit);
         match Session::open_with(ports, opened, options, self.scenario.checkpoint_bytes).await {
             Ok(session) => Some(session),
             Err(error) => {
@@ -393,9 +390,9 @@ impl Sim {
             world.hold(planned(view));
         }
         world.sleep(Duration::from_secs(400)).await;
-        let ids = waiting.iter().map(|view| view.id).collect();
-        let now = session.call(longhaul::control::Request::List { ids: Some(ids) }).await;
-        let Response::Jobs { jobs } = now else { return };
+        let query = Selection::ids(waiting.iter().map(|view| view.id)).into();
+        let now = session.call(longhaul::control::Request::List { query }).await;
+        let Response::Jobs { jobs, .. } = now else { return };
         for (before, now) in waiting.iter().zip(&jobs) {
             if *before != now {
                 world.violate(format!("R13: a suspended job has moved, from {before:?} to {now:?}"));

@@ -149,10 +149,10 @@ impl Oracle {
         let mut last: BTreeMap<JobId, (Seq, &Record)> = BTreeMap::new();
         let mut resumed: BTreeMap<JobId, u64> = BTreeMap::new();
         for (&seq, record) in &self.records {
-            let (Record::Submitted { id, .. } | Record::Moved { id, .. }) = record;
-            let before = last.insert(*id, (seq, record)).map(|(_, before)| before);
-            if follows(world, *id, before, record) {
-                *resumed.entry(*id).or_default() += 1;
+            let id = record.id();
+            let before = last.insert(id, (seq, record)).map(|(_, before)| before);
+            if follows(world, id, before, record) {
+                *resumed.entry(id).or_default() += 1;
             }
         }
         for (id, (_, record)) in last.into_iter().filter(|(_, (seq, _))| *seq > whole_from) {

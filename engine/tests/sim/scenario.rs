@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use longhaul::{Checksum, ChecksumAlgorithm, StageMode, Submission, Transfer};
+use longhaul::{Checksum, ChecksumAlgorithm, StageMode, Submission, UploadProtocol};
 use sha2::Digest as _;
 
 use super::fault::Fault;
@@ -80,15 +80,17 @@ impl Plan {
     }
 
     pub fn submission(&self) -> Submission {
-        let transfer = match &self.way {
-            Way::Up { source, stage } => Transfer::Upload { source: source.clone(), stage: *stage },
+        let mut submission = match &self.way {
+            Way::Up { source, stage } => {
+                Submission::upload(source, self.url()).stage(*stage).protocol(UploadProtocol::Tus)
+            }
             Way::Down { to, dir, overwrite } => {
                 let destination = if *dir { PathBuf::from("/dst") } else { to.clone() };
-                Transfer::Download { destination, overwrite: *overwrite }
+                Submission::download(self.url(), destination).overwrite(*overwrite)
             }
         };
-        let (url, checksum) = (self.url(), self.checksum.clone());
-        Submission { transfer, url, checksum, attempts_max: self.attempts_max, credential: None }
+        submission.checksum.clone_from(&self.checksum);
+        submission.attempts_max(self.attempts_max)
     }
 
     pub fn is_checked(&self) -> bool {

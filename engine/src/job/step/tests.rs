@@ -17,18 +17,12 @@ fn fingerprint(size: u64) -> Fingerprint {
 
 fn spec(direction: Direction) -> JobSpec {
     let upload = direction == Direction::Upload;
+    let protocol = if upload { ProtocolId::Tus } else { ProtocolId::Get };
     JobSpec {
-        protocol: if upload { ProtocolId::Tus } else { ProtocolId::Get },
-        url: "http://host/files/".to_owned(),
-        path: "/data/file".into(),
-        name_from_server: false,
-        overwrite: false,
         stage: StageMode::Auto,
         source: upload.then(|| fingerprint(10)),
-        checksum: None,
         attempts_max: 3,
-        credential: None,
-        token: Token([7; 16]),
+        ..JobSpec::new(protocol, "http://host/files/".to_owned(), "/data/file".into(), Token([7; 16]))
     }
 }
 

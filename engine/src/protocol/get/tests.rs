@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::state::Validator;
 use super::*;
-use crate::job::Token;
+use crate::job::{HttpOptions, Token};
 use crate::ports::{NetErrorKind, WallMs};
 
 const URL: &str = "https://files.example/a.bin?sig=secret";
@@ -22,6 +22,9 @@ fn facts(checksum: Option<&Checksum>) -> Facts<'_> {
         token: Token([7; 16]),
         checksum,
         now: WallMs(1_800_000_000_000),
+        lanes: 1,
+        mirrors: &[],
+        http: &HttpOptions::PLAIN,
     }
 }
 
@@ -95,6 +98,7 @@ fn word_of(effect: &Effect) -> String {
         Effect::Store { offset, limit: None, .. } => format!("store {offset}+"),
         Effect::Digest(algorithm) => algorithm.name().to_owned(),
         Effect::Truncate(len) => format!("cut {len}"),
+        Effect::Reserve(_) | Effect::Pause { .. } => panic!("one stream needs no {effect:?}"),
     }
 }
 
@@ -439,6 +443,7 @@ impl Runner {
             match effect {
                 Effect::Truncate(len) => self.file.truncate(*len as usize),
                 Effect::Digest(_) => panic!("no digest was told"),
+                Effect::Reserve(_) | Effect::Pause { .. } => panic!("one stream needs no {effect:?}"),
                 Effect::Send(send) => match fate {
                     Fate::Lost => inputs.push(lost()),
                     Fate::Busy => inputs.push(reply(503, &[])),

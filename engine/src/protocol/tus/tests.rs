@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::job::Token;
+use crate::job::{HttpOptions, Token};
 use crate::ports::WallMs;
 
 const TARGET: &str = "https://files.example/uploads";
@@ -22,6 +22,9 @@ fn facts(size: u64) -> Facts<'static> {
         token,
         checksum: None,
         now: WallMs(1_800_000_000_000),
+        lanes: 1,
+        mirrors: &[],
+        http: &HttpOptions::PLAIN,
     }
 }
 
@@ -91,7 +94,7 @@ fn word(next: &Next) -> String {
         Next::Go(effects) => match effects.as_slice() {
             [Effect::Send(send)] => match &send.body {
                 Body::File { range, .. } => format!("{} {}-{}", send.method, range.start, range.end),
-                Body::Empty | Body::Bytes(_) => send.method.to_string(),
+                Body::Empty | Body::Bytes(_) | Body::Form { .. } => send.method.to_string(),
             },
             other => panic!("{other:?}"),
         },
@@ -419,7 +422,7 @@ impl Model {
         let header = |name: &str| send.headers[name].to_str().unwrap().parse::<u64>().unwrap();
         let range = match &send.body {
             Body::File { range, .. } => range.clone(),
-            Body::Empty | Body::Bytes(_) => 0..0,
+            Body::Empty | Body::Bytes(_) | Body::Form { .. } => 0..0,
         };
         let cut = range.end - range.start > room;
         let arrived = (range.end - range.start).min(room);
