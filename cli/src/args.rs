@@ -98,8 +98,8 @@ pub struct Selection {
 
 impl Selection {
     /// As requests say it.
-    pub fn wanted(&self) -> Option<Vec<JobId>> {
-        (!self.all).then(|| self.ids.clone())
+    pub fn wanted(&self) -> longhaul::control::Selection {
+        longhaul::control::Selection { ids: (!self.all).then(|| self.ids.clone()), ..Default::default() }
     }
 }
 
@@ -131,6 +131,6 @@ mod tests {
         assert!(Cli::try_parse_from(["haul", "pause", "x"]).is_err());
         let cli = Cli::try_parse_from(["haul", "cancel", "3", "4"]).expect("valid");
         let Command::Cancel(selection) = cli.command else { panic!("not cancel") };
-        assert_eq!(selection.wanted(), Some(vec![JobId(3), JobId(4)]));
+        assert_eq!(selection.wanted().ids, Some(vec![JobId(3), JobId(4)]));
     }
 }

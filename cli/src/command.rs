@@ -13,13 +13,11 @@ pub mod resume;
 pub mod serve;
 pub mod show;
 
-use std::collections::BTreeSet;
-
-use longhaul::control::{Request, Response, Skipped};
+use longhaul::control::{Request, Response, Selection, Skipped};
 use longhaul::{JobId, JobView};
 use serde::Serialize;
 
-use crate::args::{Cli, Command, Selection};
+use crate::args::{self, Cli, Command};
 use crate::connect::{Attached, Role, unexpected};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Context};
@@ -85,26 +83,11 @@ struct Changes {
 /// Asks for a change of several jobs. Numbers that do not exist are told, and do not hold up the others.
 async fn change(
     session: &mut Attached,
-    wanted: Option<Vec<JobId>>,
-    request: impl FnOnce(Option<Vec<JobId>>) -> Request,
+    wanted: Selection,
+    request: impl FnOnce(Selection) -> Request,
 ) -> Result<Changes, Failure> {
-    let mut unknown = Vec::new();
-    let mut wanted = wanted;
-    if let Some(ids) = &mut wanted {
-        let views = session.list(Some(ids.clone())).await?;
-        let known: BTreeSet<JobId> = views.iter().map(|view| view.id).collect();
-        let no_job = |&id: &JobId| Skipped { id, why: "there is no such job in this session".to_owned() };
-        unknown.extend(ids.iter().filter(|id| !known.contains(id)).map(no_job));
-        ids.retain(|id| known.contains(id));
-        if ids.is_empty() {
-            return Ok(Changes { changed: Vec::new(), skipped: unknown });
-        }
-    }
     match session.call(&request(wanted)).await? {
-        Response::Changed { jobs, mut skipped } => {
-            skipped.extend(unknown);
-            Ok(Changes { changed: jobs, skipped })
-        }
+        Response::Changed { jobs, skipped, .. } => Ok(Changes { changed: jobs, skipped }),
         other => Err(unexpected(other)),
     }
 }
@@ -146,7 +129,7 @@ async fn judge(
 }
 
 /// The answer to a change where there is no session: nothing to do for all, an error for any one.
-fn nowhere(context: &Context, selection: &Selection) -> Result<Exit, Failure> {
+fn nowhere(context: &Context, selection: &args::Selection) -> Result<Exit, Failure> {
     if let Some(&id) = selection.ids.first() {
         return Err(no_job(context, id));
     }

@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use longhaul::control::{CallError, Client, Request, Response};
+use longhaul::control::{CallError, Client, Request, Response, Selection};
 use longhaul::{Closed, JobId, JobView, OpenError, Session, SessionOptions};
 use tokio::sync::mpsc;
 
@@ -100,7 +100,7 @@ impl Link {
             Self::Remote(_) => {
                 // A connection of its own: the other one stays free for requests.
                 let client = Client::connect(dir).await.map_err(|error| Lost(error.to_string()))?;
-                let mut subscription = client.subscribe().await?;
+                let mut subscription = client.subscribe(None, Selection::all()).await?;
                 tokio::spawn(async move {
                     while let Ok(Some(item)) = subscription.next().await {
                         if !pass_on(&tell, item).await {
@@ -182,8 +182,8 @@ impl Attached {
 
     /// The jobs with these numbers, or all; unknown numbers are left out.
     pub async fn list(&mut self, ids: Option<Vec<JobId>>) -> Result<Vec<JobView>, Failure> {
-        match self.call(&Request::List { ids }).await? {
-            Response::Jobs { jobs } => Ok(jobs),
+        match self.call(&Request::List { query: Selection { ids, ..Selection::default() }.into() }).await? {
+            Response::Jobs { jobs, .. } => Ok(jobs),
             other => Err(unexpected(other)),
         }
     }

@@ -119,7 +119,8 @@ pub mod tests {
             "id": 3, "state": "queued", "direction": "upload", "source": "/films/movie.mp4",
             "target": "http://host/files/", "protocol": "tus", "size": 1_288_490_189_u64, "done": 644_245_095_u64,
             "attempts": 0, "cause": null, "trouble": null, "retry_at": null, "evidence": null,
-            "leftover": null, "file": null, "submitted_at": 0, "changed_at": 0,
+            "leftover": null, "file": null, "waits_for": null, "group": null, "key": null, "priority": 5,
+            "not_before": null, "deadline": null, "predecessor": null, "submitted_at": 0, "changed_at": 0,
         });
         let mut view: JobView = serde_json::from_value(value).expect("a job");
         view.id = JobId(3);

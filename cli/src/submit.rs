@@ -34,14 +34,9 @@ pub struct Options {
 
 impl Options {
     /// A submission with these options.
-    pub fn submission(&self, transfer: Transfer, url: &str) -> Result<Submission, Failure> {
-        Ok(Submission {
-            transfer,
-            url: url.to_owned(),
-            checksum: self.checksum.clone(),
-            attempts_max: self.attempts,
-            credential: self.credential()?,
-        })
+    pub fn dress(&self, submission: Submission) -> Result<Submission, Failure> {
+        let (checksum, credential) = (self.checksum.clone(), self.credential()?);
+        Ok(Submission { checksum, attempts_max: self.attempts, credential, ..submission })
     }
 
     fn credential(&self) -> Result<Option<CredentialRef>, Failure> {
@@ -153,7 +148,7 @@ async fn submit(session: &mut Attached, wanted: &Submission, known: &[JobId]) ->
     let mut losses = Losses::default();
     loop {
         match session.try_call(&request).await {
-            Ok(Response::Submitted { job }) => return Ok(*job),
+            Ok(Response::Submitted { job, .. }) => return Ok(*job),
             Ok(other) => return Err(unexpected(other)),
             Err(lost) => session.survive(lost, &mut losses).await?,
         }
@@ -201,7 +196,7 @@ fn local_name(transfer: &Transfer) -> String {
 
 #[cfg(test)]
 mod tests {
-    use longhaul::{JobState, StageMode};
+    use longhaul::JobState;
 
     use super::*;
     use crate::report::tests::job;
@@ -227,13 +222,7 @@ mod tests {
     #[test]
     fn a_lost_submission_is_recognised() {
         let view = job(JobState::Queued, None);
-        let upload = |source: &str, url: &str| Submission {
-            transfer: Transfer::Upload { source: source.into(), stage: StageMode::Auto },
-            url: url.into(),
-            checksum: None,
-            attempts_max: 1,
-            credential: None,
-        };
+        let upload = |source: &str, url: &str| Submission::upload(source, url);
         assert!(is_like(&view, &upload("/films/movie.mp4", "http://host/files/?token=x")));
         assert!(is_like(&view, &upload("/films/movie.mp4", "HTTP://HOST:80/files/")));
         assert!(!is_like(&view, &upload("/films/other.mp4", "http://host/files/")));

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use longhaul::control::{Request, Response};
+use longhaul::control::{Request, Response, Selection};
 use longhaul::{Cause, JobId, JobState, JobView};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -195,7 +195,7 @@ impl Waiting<'_> {
         let open = self.numbers(|view| !report::is_settled(view));
         self.screen.end();
         self.screen.note("suspending; once more Ctrl-C leaves at once");
-        match self.session.call(&Request::Suspend { ids: Some(open) }).await? {
+        match self.session.call(&Request::Suspend { jobs: Selection::ids(open) }).await? {
             Response::Changed { jobs, .. } => {
                 jobs.into_iter().try_for_each(|view| self.update(view, Source::List))?;
             }

@@ -30,7 +30,8 @@ pub const SUBMIT_MAX: usize = 1000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Selection {
-    /// With one of these numbers. Unknown ones are left out of lists, and refused where something is to change.
+    /// With one of these numbers. Unknown ones are left out of lists, and told as skipped where something is to
+    /// change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<JobId>>,
     /// Of this group.

@@ -25,7 +25,7 @@ pub async fn run(context: &Context, selection: &Selection) -> Result<Exit, Failu
 }
 
 async fn cancel(context: &Context, selection: &Selection, session: &mut Attached) -> Result<Exit, Failure> {
-    let mut changes = super::change(session, selection.wanted(), |ids| Request::Cancel { ids }).await?;
+    let mut changes = super::change(session, selection.wanted(), |jobs| Request::Cancel { jobs }).await?;
     let ids: Vec<JobId> = changes.changed.iter().map(|view| view.id).collect();
     changes.changed = settle(session, ids).await?;
     super::print_changes(context, &changes)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use longhaul::Transfer;
+use longhaul::Submission;
 
 use crate::exit::{Exit, Failure};
 use crate::output::Context;
@@ -42,8 +42,7 @@ pub async fn run(context: &Context, get: &Get) -> Result<Exit, Failure> {
     }
     let destination = destination(get.output.as_deref(), get.urls.len())?;
     let submissions = get.urls.iter().map(|url| {
-        let transfer = Transfer::Download { destination: destination.clone(), overwrite: get.overwrite };
-        get.options.submission(transfer, url)
+        get.options.dress(Submission::download(url, destination.clone()).overwrite(get.overwrite))
     });
     submit::submit_and_wait(context, submissions.collect::<Result<_, _>>()?).await
 }

@@ -12,7 +12,8 @@ pub async fn run(context: &Context, selection: &Selection) -> Result<Exit, Failu
         return super::nowhere(context, selection);
     };
     let paused = async {
-        let changes = super::change(&mut session, selection.wanted(), |ids| Request::Suspend { ids }).await?;
+        let changes =
+            super::change(&mut session, selection.wanted(), |jobs| Request::Suspend { jobs }).await?;
         super::print_changes(context, &changes)?;
         if selection.all {
             return Ok(Exit::Done);

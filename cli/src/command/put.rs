@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use longhaul::{StageMode, Transfer};
+use longhaul::{StageMode, Submission, UploadProtocol};
 
 use crate::exit::{Exit, Failure};
 use crate::output::Context;
@@ -61,8 +61,8 @@ pub async fn run(context: &Context, put: &Put) -> Result<Exit, Failure> {
         return Err(Failure::usage("--checksum is the digest of one file; put the files one by one"));
     }
     let submissions = put.files.iter().map(|file| {
-        let transfer = Transfer::Upload { source: absolute(file)?, stage: put.stage.into() };
-        put.options.submission(transfer, &put.url)
+        let upload = Submission::upload(absolute(file)?, &put.url).stage(put.stage.into());
+        put.options.dress(upload.protocol(UploadProtocol::Tus))
     });
     submit::submit_and_wait(context, submissions.collect::<Result<_, _>>()?).await
 }

@@ -26,10 +26,10 @@ async fn resume(
     session: &mut Attached,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
-    let changes = super::change(session, selection.wanted(), |ids| Request::Resume { ids }).await?;
+    let changes = super::change(session, selection.wanted(), |jobs| Request::Resume { jobs }).await?;
     // Also what needed no resuming is waited for: after a kill the jobs go on by themselves, and who
     // says `resume 3` wants to see how job 3 ends.
-    let jobs = session.list(selection.wanted()).await?;
+    let jobs = session.list(selection.wanted().ids).await?;
     let jobs: Vec<JobView> = if selection.all {
         jobs.into_iter().filter(|view| !view.state.is_terminal()).collect()
     } else {

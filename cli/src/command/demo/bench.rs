@@ -107,7 +107,8 @@ impl Bench {
                 Some(client) => client,
                 None => Client::connect(&session).await.ok()?,
             };
-            let Ok(Response::Jobs { jobs }) = client.call(&Request::List { ids: None }).await else {
+            let list = Request::List { query: longhaul::control::Query::default() };
+            let Ok(Response::Jobs { jobs, .. }) = client.call(&list).await else {
                 return None;
             };
             self.client = Some(client);
