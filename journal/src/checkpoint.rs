@@ -325,9 +325,12 @@ fn put_rows(
     core.store.flush()
 }
 
-/// Takes a row that is about to go, or to be replaced, out of the tally.
+/// Takes a row that is about to go, or to be replaced, out of the tally. A damaged one would make the tally wrong.
 fn forget_row(core: &mut Core, key: &[u8]) -> Result<(), StoreError> {
     if let Some(old) = core.store.get(key)? {
+        if unseal(Kind::Row, key, &old).is_err() {
+            return Err(StoreError::damaged(format!("row {} is damaged", key.escape_ascii())));
+        }
         core.state.tally.remove(key, &old);
         core.state.live_bytes -= (key.len() + old.len()) as u64;
     }

@@ -32,6 +32,8 @@ const HEAD_LEN: usize = 8192;
 const UNFINISHED: &str = ".new";
 const EXPORT_PREFIX: &str = "export-";
 const EXPORTS_KEPT: usize = 2;
+/// How much of an export is left to a sync: the owner of the store makes it, and commits wait for it.
+const EXPORT_SYNC_BYTES: usize = 4 * 1024 * 1024;
 
 /// Adds what was tried, and where, to an error.
 pub(crate) fn doing(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -200,6 +202,7 @@ pub(crate) struct NewExport {
     temporary: PathBuf,
     path: PathBuf,
     file: File,
+    unsynced_bytes: usize,
     published: bool,
 }
 
@@ -209,13 +212,19 @@ impl NewExport {
         let file = private(OpenOptions::new().write(true).create_new(true))
             .open(&temporary)
             .map_err(doing("creating", &temporary))?;
-        Ok(Self { dir: dir.path.clone(), temporary, path, file, published: false })
+        Ok(Self { dir: dir.path.clone(), temporary, path, file, unsynced_bytes: 0, published: false })
     }
 }
 
 impl ExportFile for NewExport {
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(doing("writing", &self.temporary))
+        self.file.write_all(bytes).map_err(doing("writing", &self.temporary))?;
+        self.unsynced_bytes += bytes.len();
+        if self.unsynced_bytes >= EXPORT_SYNC_BYTES {
+            self.file.sync_data().map_err(doing("syncing", &self.temporary))?;
+            self.unsynced_bytes = 0;
+        }
+        Ok(())
     }
 
     fn publish(mut self: Box<Self>, head: &[u8]) -> Result<(), StoreError> {
