@@ -1,12 +1,13 @@
 //! Rows: told one by one at open, read while the journal is open, exported, always as a plain map would have them.
 
 use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 
 use longhaul_journal::mem::{Fault, MemDisk};
 use longhaul_journal::{
-    Checkpoint, CheckpointError, Executor, Journal, OpenError, Opened, Options, ROW_MAX, ReadError, Row,
-    RowKey, RowOrder, RowQuery, RowSink, Seq, read_export, verify,
+    Batch, Checkpoint, CheckpointError, Executor, Journal, Op, OpenError, Opened, Options, ROW_MAX,
+    ReadError, Row, RowKey, RowOrder, RowQuery, RowSink, Seq, Store, read_export, verify,
 };
 use proptest::prelude::*;
 
@@ -476,8 +477,59 @@ impl Model {
     }
 }
 
+/// Some pairs of a store in one direction, as `visit` gets them.
+fn scanned(store: &mut dyn Store, bound: &[u8], back: bool, limit: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut pairs = Vec::new();
+    let mut visit = |key: &[u8], value: &[u8]| {
+        pairs.push((key.to_vec(), value.to_vec()));
+        if pairs.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    if back { store.scan_back(bound, &mut visit) } else { store.scan(bound, &mut visit) }.expect("scan");
+    pairs
+}
+
 proptest! {
     #![proptest_config(property())]
+
+    /// The store in memory: what was not flushed yet is seen all the same.
+    #[test]
+    fn unflushed_changes_are_seen(
+        batches in prop::collection::vec(
+            (prop::collection::vec((prop::collection::vec(0_u8..4, 0..3), any::<Option<u8>>()), 0..6), any::<bool>()),
+            1..12),
+        bound in prop::collection::vec(0_u8..4, 0..3), limit in 1_usize..20,
+    ) {
+        let mut store = MemDisk::new().store();
+        let mut map = BTreeMap::new();
+        for (changes, flush) in batches {
+            let mut batch = Batch::default();
+            for (key, value) in changes {
+                batch.ops.push(match value {
+                    Some(byte) => Op::Put(key.clone(), vec![byte]),
+                    None => Op::Remove(key.clone()),
+                });
+                match value {
+                    Some(byte) => drop(map.insert(key, vec![byte])),
+                    None => drop(map.remove(&key)),
+                }
+            }
+            store.apply(batch).expect("apply");
+            if flush {
+                store.flush().expect("flush");
+            }
+            let pairs = |range: (Bound<&Vec<u8>>, Bound<&Vec<u8>>)| {
+                map.range::<Vec<u8>, _>(range).map(|(key, value)| (key.clone(), value.clone())).collect::<Vec<_>>()
+            };
+            let mut on = pairs((Bound::Included(&bound), Bound::Unbounded));
+            on.truncate(limit);
+            prop_assert_eq!(scanned(&mut *store, &bound, false, limit), on);
+            let mut back = pairs((Bound::Unbounded, Bound::Excluded(&bound)));
+            back.reverse();
+            back.truncate(limit);
+            prop_assert_eq!(scanned(&mut *store, &bound, true, limit), back);
+            prop_assert_eq!(store.get(&bound).expect("get"), map.get(&bound).cloned());
+        }
+    }
 
     #[test]
     fn rows_are_as_a_map_has_them(steps in prop::collection::vec(step(), 1..40)) {
