@@ -312,7 +312,7 @@ impl Runner {
         };
         let (ids, input): (_, fn() -> Input) = match ask {
             Ask::List(ids) => {
-                let _gone = answer.send(Response::Jobs { jobs: self.views(ids.as_deref()), more: false });
+                let _gone = answer.send(Response::Jobs { jobs: self.views(ids.as_deref()) });
                 return;
             }
             Ask::Log(id) => {
@@ -455,7 +455,6 @@ impl Runner {
         let what = match &committed.value().record {
             Record::Submitted { .. } => Some("accepted".to_owned()),
             Record::Moved { what, .. } => what.clone(),
-            Record::Piece { .. } | Record::SubmittedLong { .. } | Record::Removed { .. } => None,
         };
         let Some(job) = self.jobs.map.get(&id) else { return };
         let live = self.live.entry(id).or_default();
@@ -476,14 +475,12 @@ impl Runner {
     fn answer(&self, what: Answer) -> Response {
         match what {
             Answer::Submitted(id) => match self.jobs.map.get(&id) {
-                Some(job) => Response::Submitted { job: Box::new(self.view(job)), existing: false },
+                Some(job) => Response::Submitted { job: Box::new(self.view(job)) },
                 None => {
                     Response::Refused { kind: "unknown-job".to_owned(), text: format!("job {id} is gone") }
                 }
             },
-            Answer::Changed(ids, skipped) => {
-                Response::Changed { changed: ids.len() as u64, jobs: self.views(Some(&ids)), skipped }
-            }
+            Answer::Changed(ids, skipped) => Response::Changed { jobs: self.views(Some(&ids)), skipped },
         }
     }
 
@@ -511,19 +508,13 @@ impl Runner {
             self.jobs.map.remove(id);
         }
         let mut puts: Vec<(RowKey, Vec<u8>)> = vec![record::meta_row(self.jobs.last)];
-        puts.extend(
-            self.changed
-                .iter()
-                .filter_map(|id| self.jobs.map.get(id))
-                .flat_map(|job| record::live_rows(job, true)),
-        );
-        let unfinished = self.jobs.map.values().filter(|job| !job.state().is_terminal());
-        let export = unfinished
-            .flat_map(|job| record::live_rows(job, true))
-            .chain([record::meta_row(self.jobs.last)])
-            .collect();
-        let checkpoint =
-            Checkpoint { through: self.committed_to, puts, removes: Vec::new(), export: Some(export) };
+        puts.extend(self.changed.iter().filter_map(|id| self.jobs.map.get(id)).flat_map(record::rows));
+        let checkpoint = Checkpoint {
+            through: self.committed_to,
+            puts,
+            removes: gone.iter().copied().flat_map(record::row_keys).collect(),
+            export: Some(vec![b'c', b'h', b'j', b'n']),
+        };
         match self.journal.checkpoint(checkpoint).await {
             Ok(()) => {}
             // The checkpoint itself holds.

@@ -1,9 +1,11 @@
-//! Commits a second against a plain log on the same disk in the same run; and a million records.
+//! Commits a second against a plain log on the same disk in the same run; a million records; a million rows.
 //!
 //! ```text
 //! cargo bench -p longhaul-journal              # the directory for files: LONGHAUL_BENCH_DIR, or target/tmp
-//! LONGHAUL_BENCH_ROUNDS=5 LONGHAUL_BENCH_RECORDS=1000000 LONGHAUL_BENCH_KEEP=
+//! LONGHAUL_BENCH_ROUNDS=5 LONGHAUL_BENCH_RECORDS=1000000 LONGHAUL_BENCH_ROWS=1000000 LONGHAUL_BENCH_KEEP=
 //! ```
+//!
+//! Each of the three is left out if its number is 0. Without `--bench`, as `cargo test` has it, all are small.
 //!
 //! Only ratios taken in one run count: machines and neighbours differ.
 #![allow(clippy::print_stdout, reason = "a bench prints")]
@@ -18,11 +20,14 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use longhaul_journal::{Checkpoint, DecodeError, Journal, Options, Record, RowKey, Seq};
+use longhaul_journal::{
+    Checkpoint, DecodeError, Journal, Options, Record, Row, RowKey, RowOrder, RowQuery, RowSink, Seq,
+};
 
 type Error = Box<dyn std::error::Error>;
 
 const RECORD_BYTES: usize = 120;
+const ROW_BYTES: usize = 250;
 const RUN: Duration = Duration::from_secs(2);
 const MANY: usize = 64;
 
@@ -52,16 +57,24 @@ fn main() -> Result<(), Error> {
     if let Ok(dir) = env::var("LONGHAUL_BENCH_REOPEN") {
         return reopen(Path::new(&dir));
     }
+    if let Ok(dir) = env::var("LONGHAUL_BENCH_READ") {
+        return read_rows(Path::new(&dir));
+    }
     let base = env::var_os("LONGHAUL_BENCH_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
     let dir = base.join(format!("journal-bench-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
-    let result = compare(&dir).and_then(|()| load(&dir));
+    let result = compare(&dir).and_then(|()| load(&dir)).and_then(|()| rows(&dir));
     // Kept only to look into it.
     if env::var_os("LONGHAUL_BENCH_KEEP").is_none() {
         fs::remove_dir_all(&dir)?;
     }
     result
+}
+
+/// `cargo bench` says so to its benches.
+fn is_bench() -> bool {
+    env::args().any(|argument| argument == "--bench")
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -77,7 +90,7 @@ struct Figures {
 }
 
 fn compare(dir: &Path) -> Result<(), Error> {
-    let rounds = number("LONGHAUL_BENCH_ROUNDS", 5);
+    let rounds = number("LONGHAUL_BENCH_ROUNDS", if is_bench() { 5 } else { 0 });
     if rounds == 0 {
         return Ok(());
     }
@@ -187,7 +200,10 @@ fn run_plain(path: &Path, writers: usize) -> Result<Figures, Error> {
 
 /// A million records: once all in the log, once as rows by checkpoints at 8 MiB of log.
 fn load(dir: &Path) -> Result<(), Error> {
-    let records = number("LONGHAUL_BENCH_RECORDS", 1_000_000) as u64;
+    let records = number("LONGHAUL_BENCH_RECORDS", if is_bench() { 1_000_000 } else { 10_000 }) as u64;
+    if records == 0 {
+        return Ok(());
+    }
     for (name, checkpoints) in [("in the log", false), ("as rows", true)] {
         let dir = dir.join(name.replace(' ', "-"));
         let journal = Journal::<Blob>::open(&dir, Options::default())?.journal;
@@ -229,6 +245,136 @@ fn reopen(dir: &Path) -> Result<(), Error> {
         );
         opened.journal.close_blocking()?;
     }
+    Ok(())
+}
+
+fn row(id: u64) -> (RowKey, Vec<u8>) {
+    let mut value = vec![0x5a; ROW_BYTES];
+    value[..8].copy_from_slice(&id.to_be_bytes());
+    (RowKey::new(b'j', id, 0), value)
+}
+
+/// A million rows, put by checkpoints; then, in a process of its own, opened, read and exported.
+fn rows(dir: &Path) -> Result<(), Error> {
+    let rows = number("LONGHAUL_BENCH_ROWS", if is_bench() { 1_000_000 } else { 10_000 }) as u64;
+    if rows == 0 {
+        return Ok(());
+    }
+    let dir = dir.join("rows");
+    let journal = Journal::<Blob>::open(&dir, Options::default())?.journal;
+    let start = Instant::now();
+    let last = journal.append_all_blocking(vec![Blob(0)])?[0].seq();
+    for first in (1..=rows).step_by(50_000) {
+        let puts = (first..=rows.min(first + 49_999)).map(row).collect();
+        journal.checkpoint_blocking(Checkpoint { through: last, puts, ..Checkpoint::default() })?;
+    }
+    journal.close_blocking()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let megabytes = bytes_below(&dir)? as f64 / 1e6;
+    println!("{rows} rows of {ROW_BYTES} bytes: loaded in {seconds:.1} s, {megabytes:.0} MB on disk");
+    let status = Command::new(env::current_exe()?).env("LONGHAUL_BENCH_READ", &dir).status()?;
+    assert!(status.success(), "reading failed");
+    Ok(())
+}
+
+#[derive(Default)]
+struct CountRows(u64);
+
+impl RowSink for CountRows {
+    fn row(&mut self, _row: Row) {
+        self.0 += 1;
+    }
+}
+
+fn read_rows(dir: &Path) -> Result<(), Error> {
+    println!("  memory before the open {}", status("VmRSS"));
+    let start = Instant::now();
+    let opened = Journal::<Blob>::open_into(dir, Options::default(), CountRows::default())?;
+    println!(
+        "  opened in {:.2} s: {} rows told; memory now {}, peak {}",
+        start.elapsed().as_secs_f64(),
+        opened.rows.0,
+        status("VmRSS"),
+        status("VmHWM")
+    );
+    let (journal, rows, last) = (opened.journal, opened.report.rows, opened.report.last);
+    let page = RowQuery { order: RowOrder::Descending, limit: 100, ..RowQuery::all(b'j') };
+    time("a page of 100 rows from the end", &mut |_| Ok(journal.rows_blocking(page.clone())?.len()))?;
+    time("a page of 100 rows from somewhere", &mut |n| {
+        let to = Some(RowKey::new(b'j', scattered(n, rows), 0));
+        Ok(journal.rows_blocking(RowQuery { to, ..page.clone() })?.len())
+    })?;
+    time("one row", &mut |n| {
+        let found = journal.get_blocking(vec![RowKey::new(b'j', scattered(n, rows), 0)])?;
+        Ok(found.into_iter().flatten().count())
+    })?;
+    println!("  memory now {}, peak {}", status("VmRSS"), status("VmHWM"));
+    let export = Checkpoint { through: last, export: Some(vec![b'j']), ..Checkpoint::default() };
+    beside(&journal, "an export of all rows", &|| Ok(journal.checkpoint_blocking(export.clone())?))?;
+    println!("  memory now {}, peak {}", status("VmRSS"), status("VmHWM"));
+    beside(&journal, "a read of all rows", &|| {
+        let found = journal.rows_blocking(RowQuery::all(b'j'))?.len();
+        assert_eq!(found as u64, rows, "rows are gone");
+        Ok(())
+    })?;
+    let removes = (1..=rows.min(50_000)).map(|id| RowKey::new(b'j', id, 0)).collect();
+    let remove = Checkpoint { through: last, removes, ..Checkpoint::default() };
+    beside(&journal, "a checkpoint that removes 50,000 rows", &|| {
+        Ok(journal.checkpoint_blocking(remove.clone())?)
+    })?;
+    Ok(journal.close_blocking()?)
+}
+
+/// Numbers from 1 to `below`, all over the place.
+fn scattered(n: u64, below: u64) -> u64 {
+    n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % below + 1
+}
+
+fn time(what: &str, call: &mut dyn FnMut(u64) -> Result<usize, Error>) -> Result<(), Error> {
+    let mut waits = Vec::new();
+    for n in 0..1000 {
+        let start = Instant::now();
+        assert!(call(n)? > 0, "rows are gone");
+        waits.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    let first = waits[0];
+    waits.sort_by(f64::total_cmp);
+    println!("  {what}: first {first:.3} ms, p50 {:.3} ms, p99 {:.3} ms", waits[500], waits[990]);
+    Ok(())
+}
+
+/// What one writer waits while something long is under way.
+fn beside(
+    journal: &Journal<Blob>,
+    what: &str,
+    call: &(dyn Fn() -> Result<(), Error> + Sync),
+) -> Result<(), Error> {
+    let done = AtomicBool::new(false);
+    let (seconds, mut waits) = thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut waits = Vec::new();
+            while !done.load(Ordering::Acquire) {
+                let start = Instant::now();
+                assert!(journal.append_all_blocking(vec![Blob(1)]).is_ok(), "append failed");
+                waits.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            waits
+        });
+        let start = Instant::now();
+        let result = call();
+        let seconds = start.elapsed().as_secs_f64();
+        done.store(true, Ordering::Release);
+        result.map(|()| (seconds, writer.join().unwrap_or_default()))
+    })?;
+    waits.sort_by(f64::total_cmp);
+    let at = |share: usize| waits.get((waits.len() * share / 100).min(waits.len() - 1)).copied();
+    println!(
+        "  {what} took {seconds:.2} s; {} appends meanwhile, p50 {:.2} ms, p99 {:.2} ms, most {:.2} ms",
+        waits.len(),
+        at(50).unwrap_or_default(),
+        at(99).unwrap_or_default(),
+        at(100).unwrap_or_default()
+    );
     Ok(())
 }
 

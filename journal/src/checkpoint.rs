@@ -1,11 +1,12 @@
-//! Checkpoints: the materialised state as rows, the mark that they are whole, exports of them.
+//! Checkpoints: the materialised state as rows, and the mark that they are whole.
 //!
 //! ```text
 //! rows put, in bounded batches, each with the new epoch  ─▶ flush
+//! rows to be removed read, in bounded slices, for the tally
 //! witness                                                ─▶ sync
 //! one batch: mark (epoch, through, chain, tally) + rows removed ─▶ flush
 //! commits at or below the mark removed, in bounded batches ─▶ flush
-//! export: temporary name, fsync, rename, fsync directory; two kept
+//! export, in bounded slices: temporary name, fsync, rename, fsync directory; two kept
 //! ```
 //!
 //! Invariant: a row whose epoch is above the mark's was written by a checkpoint that did not finish.
@@ -14,14 +15,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::ops::ControlFlow;
-use std::path::Path;
-use std::sync::Arc;
 
-use crate::error::{CheckpointError, ExportError, StoreError};
+use crate::error::{CheckpointError, StoreError};
+use crate::export;
 use crate::owner::Core;
 use crate::record::{
-    FORMAT, Kind, Reader, SEAL_LEN, Seq, Unsound, VALUE_MAX, chain_after, commit_key, mix, seal, unseal,
+    Kind, Reader, SEAL_LEN, Seq, Unsound, VALUE_MAX, chain_after, commit_key, mix, seal, unseal,
 };
 use crate::store::{Batch, Op, Store};
 
@@ -107,13 +106,16 @@ impl RowKey {
         if reader.0.is_empty() { Ok(decoded) } else { Err(Unsound::Damaged("its key is too long")) }
     }
 
-    fn check(&self) -> Result<(), CheckpointError> {
+    /// Whether it can be the key of a row.
+    pub(crate) fn is_allowed(&self) -> bool {
         let named_too_long = matches!(self, Self::Name { name, .. } if name.len() > NAME_MAX);
-        if named_too_long || matches!(self.table(), b'm' | b'w') {
-            return Err(CheckpointError::Key { key: self.to_string(), max: NAME_MAX });
-        }
-        Ok(())
+        !named_too_long && !is_reserved(self.table())
     }
+}
+
+/// Whether a table is one of the journal's own.
+pub(crate) const fn is_reserved(table: u8) -> bool {
+    matches!(table, b'm' | b'w')
 }
 
 impl fmt::Display for RowKey {
@@ -125,7 +127,7 @@ impl fmt::Display for RowKey {
     }
 }
 
-/// A materialised row, as found at open.
+/// A materialised row, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Where it lay.
@@ -144,10 +146,11 @@ pub struct Checkpoint {
     pub through: Seq,
     /// Rows to write.
     pub puts: Vec<(RowKey, Vec<u8>)>,
-    /// Rows to remove. They all go in one atomic batch with the mark.
+    /// Rows to remove. However many, they all go in one atomic batch with the mark.
     pub removes: Vec<RowKey>,
-    /// The whole live state, if it shall be exported too.
-    pub export: Option<Vec<(RowKey, Vec<u8>)>>,
+    /// The tables whose rows, as they are after this checkpoint, shall be exported too, one table after the
+    /// other. They are streamed: an export takes time and disk, not memory.
+    pub export: Option<Vec<u8>>,
 }
 
 /// How many rows there are, and a sum over all of them, whatever their order.
@@ -241,9 +244,15 @@ pub(crate) fn decode_row(key: &[u8], value: &[u8]) -> Result<(Row, u32), Unsound
 
 /// Everything about a checkpoint that can be refused before a byte is written.
 pub(crate) fn validate(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-    let exported = checkpoint.export.iter().flatten();
-    for (key, value) in checkpoint.puts.iter().chain(exported) {
-        key.check()?;
+    let refused = |key| Err(CheckpointError::Key { key, max: NAME_MAX });
+    if let Some(table) = checkpoint.export.iter().flatten().find(|table| is_reserved(**table)) {
+        return refused(table.escape_ascii().to_string());
+    }
+    let keys = checkpoint.puts.iter().map(|(key, _)| key).chain(&checkpoint.removes);
+    if let Some(key) = keys.clone().find(|key| !key.is_allowed()) {
+        return refused(key.to_string());
+    }
+    for (key, value) in &checkpoint.puts {
         if value.len() > ROW_MAX {
             return Err(CheckpointError::RowTooLarge {
                 key: key.to_string(),
@@ -252,7 +261,7 @@ pub(crate) fn validate(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
             });
         }
     }
-    checkpoint.removes.iter().try_for_each(RowKey::check)
+    Ok(())
 }
 
 /// Makes a checkpoint. `between` is called between batches, so that commits need not wait for the end.
@@ -268,25 +277,24 @@ pub(crate) fn run(
     }
     let epoch = core.state.mark.epoch + 1;
     let through = checkpoint.through;
-    let rows = put_rows(core, checkpoint.puts, epoch, through, between);
-    // A commit in between may have failed: then rows are missing, and the log is all there is of them.
+    let removes: BTreeSet<Vec<u8>> = checkpoint.removes.iter().map(RowKey::encode).collect();
+    let rows = put_rows(core, checkpoint.puts, epoch, through, between)
+        .and_then(|()| forget_rows(core, &removes, between));
+    // A commit or a read in between may have failed: then rows are missing, and the log is all there is of them.
     if rows.is_ok() && core.is_poisoned() {
         return Err(CheckpointError::Poisoned);
     }
-    let result = rows
-        .and_then(|()| put_mark(core, &checkpoint.removes, epoch, through))
-        .and_then(|()| cut_log(core, between));
+    let result =
+        rows.and_then(|()| put_mark(core, removes, epoch, through)).and_then(|()| cut_log(core, between));
     if let Err(source) = result {
         return Err(CheckpointError::Store { source: core.fail(source) });
     }
     if core.is_poisoned() {
         return Err(CheckpointError::Poisoned);
     }
-    let Some(rows) = checkpoint.export else { return Ok(()) };
+    let Some(tables) = checkpoint.export else { return Ok(()) };
     let name = format!("export-{epoch:010}-{:020}", through.0);
-    core.store
-        .export(&name, &encode_export(through, &rows))
-        .map_err(|source| CheckpointError::Export { source: Arc::new(source) })
+    export::write(core, &name, &tables, through, between)
 }
 
 fn put_rows(
@@ -317,31 +325,41 @@ fn put_rows(
     core.store.flush()
 }
 
-/// Takes a row that is about to go, or to be replaced, out of the tally.
+/// Takes a row that is about to go, or to be replaced, out of the tally. A damaged one would make the tally wrong.
 fn forget_row(core: &mut Core, key: &[u8]) -> Result<(), StoreError> {
-    let mut old = None;
-    core.store.scan(key, &mut |found, value| {
-        if found == key {
-            old = Some(value.to_vec());
+    if let Some(old) = core.store.get(key)? {
+        if unseal(Kind::Row, key, &old).is_err() {
+            return Err(StoreError::damaged(format!("row {} is damaged", key.escape_ascii())));
         }
-        ControlFlow::Break(())
-    })?;
-    if let Some(old) = old {
         core.state.tally.remove(key, &old);
         core.state.live_bytes -= (key.len() + old.len()) as u64;
     }
     Ok(())
 }
 
-fn put_mark(core: &mut Core, removes: &[RowKey], epoch: u32, through: Seq) -> Result<(), StoreError> {
+/// Takes the rows to be removed out of the tally, which nobody reads before the mark. Commits go on meanwhile: only
+/// the removal itself is one step.
+fn forget_rows(
+    core: &mut Core,
+    removes: &BTreeSet<Vec<u8>>,
+    between: &mut dyn FnMut(&mut Core),
+) -> Result<(), StoreError> {
+    for (at, key) in removes.iter().enumerate() {
+        if at % BATCH_OPS == BATCH_OPS - 1 {
+            between(core);
+            if core.is_poisoned() {
+                return Ok(());
+            }
+        }
+        forget_row(core, key)?;
+    }
+    Ok(())
+}
+
+fn put_mark(core: &mut Core, removes: BTreeSet<Vec<u8>>, epoch: u32, through: Seq) -> Result<(), StoreError> {
     // From here on the log is cut, so the lower bound must not lie below the cut.
     core.witness.sync(&mut *core.store)?;
-    let removes: BTreeSet<Vec<u8>> = removes.iter().map(RowKey::encode).collect();
-    let mut batch = Batch::default();
-    for key in removes {
-        forget_row(core, &key)?;
-        batch.ops.push(Op::Remove(key));
-    }
+    let mut batch = Batch { ops: removes.into_iter().map(Op::Remove).collect() };
     let mut mark = CheckpointMark {
         epoch,
         through,
@@ -387,93 +405,4 @@ pub(crate) fn remove_keys(store: &mut dyn Store, keys: &[Vec<u8>]) -> Result<(),
         store.apply(Batch { ops: some.iter().cloned().map(Op::Remove).collect() })?;
     }
     Ok(())
-}
-
-const EXPORT_MAGIC: &[u8; 4] = b"LHJX";
-const EXPORT_HEAD_LEN: usize = 4 + 1 + 8 + 8 + 4;
-
-/// The live state as of one record, in a file of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Export {
-    /// The last record that the rows reflect.
-    pub through: Seq,
-    /// The rows.
-    pub rows: Vec<(RowKey, Vec<u8>)>,
-}
-
-/// `[magic][format u8][through u64][rows u64][crc u32]`, then a row `[key len u16][value len u16][crc u32][key][value]`.
-fn encode_export(through: Seq, rows: &[(RowKey, Vec<u8>)]) -> Vec<u8> {
-    let mut image = Vec::new();
-    image.extend_from_slice(EXPORT_MAGIC);
-    image.push(FORMAT);
-    image.extend_from_slice(&through.0.to_be_bytes());
-    image.extend_from_slice(&(rows.len() as u64).to_be_bytes());
-    image.extend_from_slice(&crc32fast::hash(&image).to_be_bytes());
-    for (key, value) in rows {
-        let key = key.encode();
-        // Both lengths were validated: NAME_MAX and ROW_MAX are far below 65,536.
-        let lens = [(key.len() as u16).to_be_bytes(), (value.len() as u16).to_be_bytes()].concat();
-        image.extend_from_slice(&lens);
-        image.extend_from_slice(&export_row_crc(&lens, &key, value).to_be_bytes());
-        image.extend_from_slice(&key);
-        image.extend_from_slice(value);
-    }
-    image
-}
-
-fn export_row_crc(lens: &[u8], key: &[u8], value: &[u8]) -> u32 {
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(lens);
-    crc.update(key);
-    crc.update(value);
-    crc.finalize()
-}
-
-fn decode_export(image: &[u8]) -> Result<Export, Unsound> {
-    let mut reader = Reader(image);
-    if reader.bytes(4)? != EXPORT_MAGIC {
-        return Err(Unsound::Damaged("it does not begin as an export"));
-    }
-    let format = reader.u8()?;
-    let through = Seq(reader.u64()?);
-    let count = reader.u64()?;
-    if reader.u32()? != crc32fast::hash(&image[..EXPORT_HEAD_LEN - 4]) {
-        return Err(Unsound::Damaged("its head's checksum does not match"));
-    }
-    if format != FORMAT {
-        return Err(Unsound::Newer(format));
-    }
-    let mut rows = Vec::new();
-    while !reader.0.is_empty() {
-        let lens = reader.bytes(4)?;
-        let crc = reader.u32()?;
-        let mut len = Reader(lens);
-        let key = reader.bytes(usize::from(len.u16()?))?;
-        let value = reader.bytes(usize::from(len.u16()?))?;
-        if crc != export_row_crc(lens, key, value) {
-            return Err(Unsound::Damaged("a row's checksum does not match"));
-        }
-        rows.push((RowKey::decode(key)?, value.to_vec()));
-    }
-    if rows.len() as u64 != count {
-        return Err(Unsound::Damaged("rows are missing"));
-    }
-    Ok(Export { through, rows })
-}
-
-/// Reads an export, every checksum checked. Lists of them come from [`verify`](crate::verify).
-///
-/// # Errors
-///
-/// - [`ExportError::Damaged`]: try the other one; two are kept.
-/// - [`ExportError::NewerVersion`]: use the newer program.
-/// - [`ExportError::Io`]: the file could not be read.
-pub fn read_export(path: impl AsRef<Path>) -> Result<Export, ExportError> {
-    let path = path.as_ref();
-    let shown = path.display().to_string();
-    let image = std::fs::read(path).map_err(|source| ExportError::Io { path: shown.clone(), source })?;
-    decode_export(&image).map_err(|unsound| match unsound {
-        Unsound::Newer(found) => ExportError::NewerVersion { path: shown, found, supported: FORMAT },
-        Unsound::Damaged(what) => ExportError::Damaged { path: shown, what },
-    })
 }

@@ -270,6 +270,41 @@ pub enum CheckpointError {
     Closed,
 }
 
+/// Why rows were not read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// Nothing was read; the key or the table is the journal's own, or the name is too long.
+    #[error("{key} is not a row key: tables `m` and `w` are reserved, names hold at most {max} bytes")]
+    Key {
+        /// The key, or the table.
+        key: String,
+        /// [`NAME_MAX`](crate::NAME_MAX).
+        max: usize,
+    },
+    /// A stored row does not hold together; the journal is now poisoned. Opening it again says what else is wrong.
+    #[error("row {row} is damaged: {what}")]
+    Damaged {
+        /// The row.
+        row: String,
+        /// What was seen.
+        what: String,
+    },
+    /// The store could not be read; the journal is now poisoned.
+    #[error("the journal could not read its rows: {source}")]
+    Store {
+        /// What failed.
+        #[source]
+        source: Arc<StoreError>,
+    },
+    /// An earlier commit or read failed. Restart and recover.
+    #[error("the journal is poisoned by an earlier failure; restart to recover")]
+    Poisoned,
+    /// The journal was closed.
+    #[error("the journal is closed")]
+    Closed,
+}
+
 /// Why a journal did not close cleanly. Everything acknowledged stays acknowledged.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

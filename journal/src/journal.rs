@@ -12,23 +12,27 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::blocking::{block_on, lock, panic_text};
-use crate::checkpoint::{self, Checkpoint, Row};
-use crate::error::{AppendError, CheckpointError, CloseError, OpenError};
-use crate::owner::{Core, Gauges, Line, Pending, Request, Worker};
+use crate::blocking::{block_on, lock};
+use crate::checkpoint::{self, Checkpoint, Row, RowKey};
+use crate::error::{AppendError, CheckpointError, CloseError, OpenError, ReadError};
+use crate::owner::{Core, Gauges, Pending, Request};
+use crate::read::{Answer, FoundRows, Read, RowQuery};
 use crate::record::{Record, Seq, encode_all};
-use crate::recover::{Collect, Recovered, check_witness, read};
 use crate::store::Store;
 use crate::store::open::spoiled_by_opening;
 use crate::store::open::{self, Options};
-use crate::witness::{self, Seen};
+use start::{open_on_thread, start};
+
+mod start;
+
+pub(crate) use start::check_record_version;
+pub use start::{OpenReport, Opened, RowSink};
 
 /// How many calls may wait in the queue; more wait outside of it, in the order they came.
 const QUEUE_CALLS_MAX: usize = 1024;
@@ -89,44 +93,6 @@ pub enum Executor {
     Inline,
 }
 
-/// What [`Journal::open`] saw on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OpenReport {
-    /// The journal did not exist before.
-    pub is_new: bool,
-    /// The last record.
-    pub last: Seq,
-    /// The last record of the last checkpoint.
-    pub checkpoint: Seq,
-    /// A checkpoint was cut short: some rows may be newer than `checkpoint`. See [`Row::seq`].
-    pub checkpoint_unfinished: bool,
-    /// What a user may want to know: files that were removed, a rebuild.
-    pub notes: Vec<String>,
-}
-
-/// An open journal, and everything that it held.
-pub struct Opened<R: Record> {
-    /// The handle.
-    pub journal: Journal<R>,
-    /// The materialised rows, in the order of their keys.
-    pub rows: Vec<Row>,
-    /// The records after the last checkpoint, in order and without a gap.
-    pub tail: Vec<Recovered<R::Replayed>>,
-    /// What was seen.
-    pub report: OpenReport,
-}
-
-impl<R: Record> std::fmt::Debug for Opened<R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened")
-            .field("rows", &self.rows.len())
-            .field("tail", &self.tail.len())
-            .field("report", &self.report)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A handle to an open journal. Clones share it; dropping the last one closes it, and blocks until it is closed.
 ///
 /// In async code prefer [`Journal::close`], which also tells of errors.
@@ -172,6 +138,20 @@ impl<R: Record> Journal<R> {
     /// Each [`OpenError`] says what to do. After damage, a lost tail or a newer version the files are as
     /// they were, as long as the database fits [`Options::first_look_max_bytes`].
     pub fn open(dir: &Path, options: Options) -> Result<Opened<R>, OpenError> {
+        Self::open_into(dir, options, Vec::new())
+    }
+
+    /// [`Journal::open`], with each row handed to `sink` as it is read instead of kept: for more rows than
+    /// should lie in memory. The sink comes back as [`Opened::rows`].
+    ///
+    /// Rows come in the order of their keys, each checked by itself, and *before* the rest of the journal has been:
+    /// after an error, whatever the sink did with them must be forgotten. They are told once, whatever looks the open
+    /// takes at the database before. The sink runs on the journal's thread, within the time limit.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::open`]. The sink is dropped.
+    pub fn open_into<S: RowSink>(dir: &Path, options: Options, sink: S) -> Result<Opened<R, S>, OpenError> {
         let place = dir.display().to_string();
         let dir = dir.to_path_buf();
         let wait = options.open_time_limit;
@@ -179,7 +159,8 @@ impl<R: Record> Journal<R> {
             let place = place.clone();
             move || {
                 let (store, notes) = open::open::<R>(&dir, &options, &place)?;
-                let started = start::<R>(Box::new(store), &place, options.accept_any_witness, notes);
+                let any_witness = options.accept_any_witness;
+                let started = start::<R, S>(Box::new(store), &place, any_witness, notes, sink);
                 started.map_err(|error| spoiled_by_opening(error, &dir, &place))
             }
         };
@@ -192,19 +173,26 @@ impl<R: Record> Journal<R> {
     ///
     /// As [`Journal::open`].
     pub fn open_store(store: Box<dyn Store>, executor: Executor) -> Result<Opened<R>, OpenError> {
+        Self::open_store_into(store, executor, Vec::new())
+    }
+
+    /// [`Journal::open_into`] in any [`Store`], with the commits where `executor` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::open`]. The sink is dropped.
+    pub fn open_store_into<S: RowSink>(
+        store: Box<dyn Store>,
+        executor: Executor,
+        sink: S,
+    ) -> Result<Opened<R, S>, OpenError> {
         let place = "the given store".to_owned();
         match executor {
             Executor::Thread => {
                 let at = place.clone();
-                open_on_thread(move || start::<R>(store, &at, false, Vec::new()), place, None)
+                open_on_thread(move || start::<R, S>(store, &at, false, Vec::new(), sink), place, None)
             }
-            Executor::Inline => {
-                let Started { core, rows, tail, report } = start::<R>(store, &place, false, Vec::new())?;
-                let gauges = Arc::clone(&core.gauges);
-                let shared = Arc::new(Shared { gauges, owner: Owner::Inline(Mutex::new(Some(core))) });
-                let journal = Self { shared, record: PhantomData };
-                Ok(Opened { journal, rows, tail, report })
-            }
+            Executor::Inline => Ok(start::<R, S>(store, &place, false, Vec::new(), sink)?.inline()),
         }
     }
 
@@ -292,6 +280,53 @@ impl<R: Record> Journal<R> {
         block_on(self.checkpoint(checkpoint))
     }
 
+    /// Reads rows of one table, in order.
+    ///
+    /// It sees what every finished checkpoint has put, and whatever one that is under way has put so far; never what is
+    /// only in the log. The owner of the store reads between commits, a slice at a time, so that appends go on. A slice
+    /// is 512 rows, or fewer if their values are above 1 KiB; a read of more may see a checkpoint
+    /// come in between two slices.
+    ///
+    /// # Errors
+    ///
+    /// - [`ReadError::Key`]: nothing was read.
+    /// - [`ReadError::Damaged`], [`ReadError::Store`]: the journal is poisoned by it; restart to find out.
+    /// - [`ReadError::Poisoned`]: refused because of an earlier failure.
+    /// - [`ReadError::Closed`]: the journal was closed.
+    pub async fn rows(&self, query: RowQuery) -> Result<Vec<Row>, ReadError> {
+        let (read, answer) = Read::scan(&query)?;
+        Ok(self.shared.read(read, answer).await?.into_iter().flatten().collect())
+    }
+
+    /// [`Journal::rows`] for callers without an executor. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::rows`].
+    pub fn rows_blocking(&self, query: RowQuery) -> Result<Vec<Row>, ReadError> {
+        block_on(self.rows(query))
+    }
+
+    /// Reads the rows under `keys`, in the order of the keys that are given; `None` where there is none. One
+    /// trip to the owner of the store for all of them, and otherwise as [`Journal::rows`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::rows`].
+    pub async fn get(&self, keys: Vec<RowKey>) -> Result<Vec<Option<Row>>, ReadError> {
+        let (read, answer) = Read::keys(&keys)?;
+        self.shared.read(read, answer).await
+    }
+
+    /// [`Journal::get`] for callers without an executor. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::rows`].
+    pub fn get_blocking(&self, keys: Vec<RowKey>) -> Result<Vec<Option<Row>>, ReadError> {
+        block_on(self.get(keys))
+    }
+
     /// The bytes of log that the next checkpoint could cut.
     pub fn log_bytes(&self) -> u64 {
         self.shared.gauges.log_bytes.load(Ordering::Relaxed)
@@ -359,6 +394,22 @@ impl Shared {
         }
     }
 
+    async fn read(&self, read: Read, answer: Answer) -> Result<FoundRows, ReadError> {
+        match &self.owner {
+            Owner::Thread { .. } => self.send(Request::Read(read)).map_err(|()| ReadError::Closed)?,
+            Owner::Inline(core) => {
+                let mut core = lock(core);
+                let core = core.as_mut().ok_or(ReadError::Closed)?;
+                let mut next = Some(read);
+                while let Some(read) = next {
+                    next = read.advance(core, &mut 0);
+                }
+            }
+        }
+        // An owner that is gone without an answer has panicked.
+        answer.await.unwrap_or(Err(ReadError::Poisoned))
+    }
+
     fn send(&self, request: Request) -> Result<(), ()> {
         let Owner::Thread { queue, .. } = &self.owner else { return Err(()) };
         match &*lock(queue) {
@@ -392,109 +443,4 @@ fn join(thread: &mut Option<JoinHandle<()>>) {
         // A panic there has already poisoned the journal.
         let _ = thread.join();
     }
-}
-
-/// A journal that is read and ready to be written.
-struct Started<R: Record> {
-    core: Core,
-    rows: Vec<Row>,
-    tail: Vec<Recovered<R::Replayed>>,
-    report: OpenReport,
-}
-
-/// Replays `store`, and only when all of it is sound writes to it: the witness, the self-check, leftovers.
-fn start<R: Record>(
-    mut store: Box<dyn Store>,
-    place: &str,
-    accept_any_witness: bool,
-    mut notes: Vec<String>,
-) -> Result<Started<R>, OpenError> {
-    let seen = match witness::read(&mut *store, place)? {
-        _ if accept_any_witness => Seen::Absent,
-        seen => seen,
-    };
-    check_record_version::<R>(&seen, place)?;
-    let mut collect = Collect::<R>::default();
-    let found = read(&mut *store, &mut collect, R::VERSION, place)?;
-    if !accept_any_witness {
-        check_witness(&found, &seen, place)?;
-    }
-    if !found.stale.is_empty() {
-        notes.push(format!("removed {} commits that a checkpoint covers", found.stale.len()));
-    }
-    let report = OpenReport {
-        is_new: found.is_empty,
-        last: found.state.reach().seq,
-        checkpoint: found.state.mark.through,
-        checkpoint_unfinished: found.state.tally != found.state.mark.tally
-            || found.newest_row > found.state.mark.through,
-        notes,
-    };
-    let core =
-        Core::start(store, found, &seen, R::VERSION).map_err(|error| OpenError::store(place, error))?;
-    Ok(Started { core, rows: collect.rows, tail: collect.tail, report })
-}
-
-pub(crate) fn check_record_version<R: Record>(seen: &Seen, place: &str) -> Result<(), OpenError> {
-    match seen {
-        Seen::Mark(mark, _) if mark.record_version > R::VERSION => Err(OpenError::NewerVersion {
-            place: place.to_owned(),
-            what: "a record",
-            found: mark.record_version,
-            supported: R::VERSION,
-        }),
-        Seen::Mark(..) | Seen::Absent | Seen::Unreadable => Ok(()),
-    }
-}
-
-fn open_on_thread<R: Record>(
-    make: impl FnOnce() -> Result<Started<R>, OpenError> + Send + 'static,
-    place: String,
-    wait: Option<Duration>,
-) -> Result<Opened<R>, OpenError> {
-    let (queue, requests) = channel();
-    let (opened, answer) = channel();
-    let body = move || {
-        let started = match make() {
-            Ok(started) => started,
-            Err(error) => return drop(opened.send(Err(error))),
-        };
-        let Started { core, rows, tail, report } = started;
-        let parts = (Arc::clone(&core.gauges), rows, tail, report);
-        // Nobody waits any more: the opener gave up. Let go of the store.
-        if opened.send(Ok(parts)).is_ok() {
-            Worker { core, line: Line::new(requests) }.serve();
-        }
-    };
-    let thread = thread::Builder::new().name("longhaul-journal".to_owned()).spawn(body);
-    let thread = thread.map_err(|source| OpenError::Io {
-        place: place.clone(),
-        doing: "starting a thread".to_owned(),
-        source,
-    })?;
-    let received = match wait {
-        Some(wait) => answer.recv_timeout(wait),
-        None => answer.recv().map_err(RecvTimeoutError::from),
-    };
-    let (gauges, rows, tail, report) = match received {
-        Ok(result) => result?,
-        Err(RecvTimeoutError::Timeout) => {
-            let waited_s = wait.unwrap_or_default().as_secs();
-            return Err(OpenError::Stuck { place, waited_s });
-        }
-        Err(RecvTimeoutError::Disconnected) => {
-            let what = match thread.join() {
-                Err(panic) => format!("reading it panicked: {}", panic_text(&*panic)),
-                Ok(()) => "reading it ended without an answer".to_owned(),
-            };
-            return Err(OpenError::Damaged { place, what });
-        }
-    };
-    let owner = Owner::Thread {
-        queue: Mutex::new(Some(queue)),
-        room: Arc::new(Semaphore::new(QUEUE_CALLS_MAX)),
-        thread: Mutex::new(Some(thread)),
-    };
-    let journal = Journal { shared: Arc::new(Shared { gauges, owner }), record: PhantomData };
-    Ok(Opened { journal, rows, tail, report })
 }

@@ -50,22 +50,27 @@
 mod blocking;
 mod checkpoint;
 mod error;
+mod export;
 mod journal;
 mod owner;
+mod read;
 mod record;
 mod recover;
 mod store;
 mod witness;
 
-pub use checkpoint::{Checkpoint, Export, NAME_MAX, ROW_MAX, Row, RowKey, read_export};
+pub use checkpoint::{Checkpoint, NAME_MAX, ROW_MAX, Row, RowKey};
 pub use error::{
-    AppendError, CheckpointError, CloseError, DecodeError, ExportError, OpenError, Reach, StoreError,
+    AppendError, CheckpointError, CloseError, DecodeError, ExportError, OpenError, Reach, ReadError,
+    StoreError,
 };
-pub use journal::{Committed, Executor, Journal, OpenReport, Opened};
+pub use export::{Export, read_export};
+pub use journal::{Committed, Executor, Journal, OpenReport, Opened, RowSink};
+pub use read::{RowOrder, RowQuery};
 pub use record::{RECORD_MAX, Record, Seq, decode_bincode, encode_bincode};
 pub use recover::Recovered;
 pub use store::open::{Options, VerifyReport, verify};
-pub use store::{Batch, Op, Store, Visit};
+pub use store::{Batch, ExportFile, Op, Store, Visit};
 
 /// The store in memory, for simulations.
 #[cfg(feature = "mem")]

@@ -1,7 +1,7 @@
 //! The owner of the store: fills group commits, flushes, acknowledges; poison after any error.
 //!
 //! ```text
-//! queue ─▶ fill ≤ 8 KiB ─▶ apply ─▶ flush ─▶ witness ─▶ answer every call that is complete
+//! queue ─▶ fill ≤ 8 KiB ─▶ apply ─▶ flush ─▶ witness ─▶ answer every call that is complete ─▶ a slice of reads
 //! ```
 //!
 //! Invariants: one thread at a time; a call is answered with `Ok` only after the flush and the witness of its last
@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::checkpoint::{self, Checkpoint};
-use crate::error::{AppendError, CheckpointError, CloseError, StoreError};
+use crate::error::{AppendError, CheckpointError, CloseError, ReadError, StoreError};
+use crate::read::{Read, SLICE_COST};
 use crate::record::{CommitHead, FRAMES_MAX, Kind, Seq, chain_after, commit_key, encode_commit, seal};
 use crate::recover::{CommitAt, Found, KEY_FORMAT, KEY_OPENS, State};
 use crate::store::{Batch, Op, Store};
@@ -39,6 +40,7 @@ pub(crate) struct Gauges {
 
 pub(crate) enum Request {
     Append(Pending),
+    Read(Read),
     Checkpoint(Checkpoint, oneshot::Sender<Result<(), CheckpointError>>),
     Close(oneshot::Sender<Result<(), CloseError>>),
 }
@@ -252,29 +254,42 @@ pub(crate) struct Worker {
 pub(crate) struct Line {
     requests: Receiver<Request>,
     appends: VecDeque<Pending>,
+    reads: VecDeque<Read>,
     /// Requests that came while appends or a checkpoint were under way.
     others: VecDeque<Request>,
 }
 
 impl Line {
     pub(crate) fn new(requests: Receiver<Request>) -> Self {
-        Self { requests, appends: VecDeque::new(), others: VecDeque::new() }
+        Self { requests, appends: VecDeque::new(), reads: VecDeque::new(), others: VecDeque::new() }
     }
 
     fn put(&mut self, request: Request) {
         match request {
             Request::Append(pending) => self.appends.push_back(pending),
+            Request::Read(read) => self.reads.push_back(read),
             Request::Checkpoint(..) | Request::Close(_) => self.others.push_back(request),
         }
     }
 
-    /// Takes in what has arrived, and commits one group of it.
-    fn commit_waiting(&mut self, core: &mut Core) {
+    /// Takes in what has arrived, commits one group of it, and reads for one turn.
+    fn serve_waiting(&mut self, core: &mut Core) {
         while let Ok(request) = self.requests.try_recv() {
             self.put(request);
         }
         if !self.appends.is_empty() {
             core.commit_some(&mut self.appends);
+        }
+        self.read_waiting(core);
+    }
+
+    /// Reads until a slice's worth is spent, the calls in turn, so that a long one does not hold up the short ones.
+    fn read_waiting(&mut self, core: &mut Core) {
+        let mut spent = 0;
+        while spent < SLICE_COST
+            && let Some(read) = self.reads.pop_front()
+        {
+            self.reads.extend(read.advance(core, &mut spent));
         }
     }
 }
@@ -283,7 +298,7 @@ impl Worker {
     pub(crate) fn serve(mut self) {
         let mut synced = Instant::now();
         loop {
-            self.line.commit_waiting(&mut self.core);
+            self.line.serve_waiting(&mut self.core);
             if synced.elapsed() >= WITNESS_SYNC_EVERY {
                 self.core.sync_witness();
                 synced = Instant::now();
@@ -294,6 +309,7 @@ impl Worker {
             match self.line.others.pop_front() {
                 Some(Request::Close(reply)) => return self.close(reply),
                 Some(request) => self.perform(request),
+                None if !self.line.reads.is_empty() => {}
                 None => match self.wait() {
                     Ok(request) => self.line.put(request),
                     Err(RecvTimeoutError::Timeout) => {}
@@ -315,12 +331,13 @@ impl Worker {
     fn perform(&mut self, request: Request) {
         match request {
             Request::Append(pending) => self.line.appends.push_back(pending),
+            Request::Read(read) => self.line.reads.push_back(read),
             Request::Checkpoint(checkpoint, reply) => {
                 let result = if self.core.is_poisoned() {
                     Err(CheckpointError::Poisoned)
                 } else {
                     let line = &mut self.line;
-                    checkpoint::run(&mut self.core, checkpoint, &mut |core| line.commit_waiting(core))
+                    checkpoint::run(&mut self.core, checkpoint, &mut |core| line.serve_waiting(core))
                 };
                 let _ = reply.send(result);
             }
@@ -328,13 +345,20 @@ impl Worker {
         }
     }
 
-    fn close(self, reply: oneshot::Sender<Result<(), CloseError>>) {
+    fn close(mut self, reply: oneshot::Sender<Result<(), CloseError>>) {
+        // What was asked for before is answered before.
+        while !self.line.reads.is_empty() {
+            self.line.read_waiting(&mut self.core);
+        }
         let Self { core, line: Line { requests, mut appends, .. } } = self;
         // `close` drops the store before it answers, so that whoever waits can open it again at once.
         let result = core.close();
         for request in requests.try_iter() {
-            if let Request::Append(pending) = request {
-                appends.push_back(pending);
+            match request {
+                Request::Append(pending) => appends.push_back(pending),
+                Request::Read(read) => read.refuse(ReadError::Closed),
+                // The end of their reply tells them.
+                Request::Checkpoint(..) | Request::Close(_) => {}
             }
         }
         refuse(&mut appends, &AppendError::Closed);

@@ -13,6 +13,7 @@ use std::ops::ControlFlow;
 
 use crate::checkpoint::{CheckpointMark, KEY_CHECKPOINT, Row, Tally, decode_row};
 use crate::error::{DecodeError, OpenError, Reach};
+use crate::journal::RowSink;
 use crate::record::{FORMAT, Kind, Record, Seq, Unsound, chain_after, decode_commit, take_frame, unseal};
 use crate::store::Store;
 use crate::witness::Seen;
@@ -94,21 +95,15 @@ pub(crate) trait Sink {
     fn record(&mut self, seq: Seq, version: u8, payload: &[u8]) -> Result<(), DecodeError>;
 }
 
-/// Keeps everything, decoded.
-pub(crate) struct Collect<R: Record> {
-    pub(crate) rows: Vec<Row>,
+/// Hands the rows on, and keeps the records, decoded.
+pub(crate) struct Collect<R: Record, S> {
+    pub(crate) rows: S,
     pub(crate) tail: Vec<Recovered<R::Replayed>>,
 }
 
-impl<R: Record> Default for Collect<R> {
-    fn default() -> Self {
-        Self { rows: Vec::new(), tail: Vec::new() }
-    }
-}
-
-impl<R: Record> Sink for Collect<R> {
+impl<R: Record, S: RowSink> Sink for Collect<R, S> {
     fn row(&mut self, row: Row) {
-        self.rows.push(row);
+        self.rows.row(row);
     }
 
     fn record(&mut self, seq: Seq, version: u8, payload: &[u8]) -> Result<(), DecodeError> {

@@ -9,7 +9,9 @@
 //!   and a power cut after `witness_sync`.
 //!
 //! Invariant of its only caller: one thread at a time, and nothing is called again after an error.
-//! Absent on purpose: reads by key (the journal only scans), and any knowledge of formats.
+//! A scan and a `get` see every batch that was applied, flushed or not.
+//!
+//! Absent on purpose: any knowledge of formats, and snapshots: one thread reads and writes.
 
 use std::ops::ControlFlow;
 
@@ -46,7 +48,7 @@ impl Batch {
     }
 }
 
-/// Called for each pair of a scan, in the order of the keys.
+/// Called for each pair of a scan, in the order that was asked for.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Where a journal keeps its bytes.
@@ -75,6 +77,20 @@ pub trait Store: Send {
     ///
     /// If the store cannot be read to the end.
     fn scan(&mut self, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+
+    /// Shows every pair whose key is less than `below`, the greatest key first, until `visit` breaks.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read to its beginning.
+    fn scan_back(&mut self, below: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+
+    /// The value under exactly this key.
+    ///
+    /// # Errors
+    ///
+    /// If the store cannot be read there.
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Looks after the store's surroundings, at open and at every checkpoint: the flush before it
     /// has returned, and what it needs outside of the map (directories, modes) is made durable.
@@ -105,10 +121,29 @@ pub trait Store: Send {
     /// If it cannot; or if the store has learnt of a failed background write.
     fn witness_sync(&mut self) -> Result<(), StoreError>;
 
-    /// Publishes an export under `name`, durably and whole or not at all, and keeps the newest two.
+    /// Begins an export that will have this name. The file borrows nothing, so that the store can be
+    /// read, and commits go on, while it is written.
     ///
     /// # Errors
     ///
-    /// If it cannot; then no file of that name is new. This is the one error that does not end the store.
-    fn export(&mut self, name: &str, image: &[u8]) -> Result<(), StoreError>;
+    /// If it cannot. An error of an export, here or in the file, is the one kind that does not end the store.
+    fn export_begin(&mut self, name: &str) -> Result<Box<dyn ExportFile>, StoreError>;
+}
+
+/// An export that is being written. Dropped before it is published, it leaves nothing behind.
+pub trait ExportFile {
+    /// Adds bytes to the end.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot; drop the file then.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Writes `head` over the first bytes, which only the end could tell, and publishes the file: durably, and whole
+    /// or not at all. Keeps the newest two.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot. Unless only an older export could not be removed, no file of that name is new.
+    fn publish(self: Box<Self>, head: &[u8]) -> Result<(), StoreError>;
 }

@@ -9,8 +9,8 @@ use std::thread;
 
 use longhaul_journal::mem::{Fault, MemDisk};
 use longhaul_journal::{
-    AppendError, Batch, Checkpoint, CheckpointError, Executor, Journal, RECORD_MAX, Seq, Store, StoreError,
-    Visit,
+    AppendError, Batch, Checkpoint, CheckpointError, Executor, ExportFile, Journal, RECORD_MAX, ReadError,
+    RowKey, RowQuery, Seq, Store, StoreError, Visit,
 };
 
 use crate::common::{Text, open_mem, tail};
@@ -74,6 +74,12 @@ impl Store for Gated {
     fn scan(&mut self, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         self.inner.scan(from, visit)
     }
+    fn scan_back(&mut self, below: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.inner.scan_back(below, visit)
+    }
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.get(key)
+    }
     fn check(&mut self) -> Result<(), StoreError> {
         self.inner.check()
     }
@@ -86,8 +92,8 @@ impl Store for Gated {
     fn witness_sync(&mut self) -> Result<(), StoreError> {
         self.inner.witness_sync()
     }
-    fn export(&mut self, name: &str, image: &[u8]) -> Result<(), StoreError> {
-        self.inner.export(name, image)
+    fn export_begin(&mut self, name: &str) -> Result<Box<dyn ExportFile>, StoreError> {
+        self.inner.export_begin(name)
     }
 }
 
@@ -134,6 +140,50 @@ fn waiting_callers_share_a_flush_and_cancelled_ones_keep_their_place() {
     assert_eq!(texts, ["first", "a", "b", "c"]);
 }
 
+/// What was asked for before the handle was closed is answered, also behind appends that wait.
+#[test]
+fn reads_wait_for_one_commit_and_are_answered_before_the_end() {
+    let disk = MemDisk::new();
+    let journal = threaded(&disk);
+    journal.append_all_blocking(vec![Text::new("one")]).expect("append");
+    let puts = (1..=2000).map(|id| (RowKey::new(b'j', id, 0), b"row".to_vec())).collect();
+    journal
+        .checkpoint_blocking(Checkpoint { through: Seq(1), puts, ..Default::default() })
+        .expect("checkpoint");
+    journal.close_blocking().expect("close");
+
+    let (began, begins) = channel();
+    let (go, gate) = channel();
+    let store = Gated { inner: disk.store(), began, go: gate, armed: false };
+    let journal: Journal<Text> =
+        Journal::open_store(Box::new(store), Executor::Thread).expect("open").journal;
+    let mut append = Box::pin(journal.append_all(vec![Text::new("two")]));
+    assert!(poll_once(append.as_mut()).is_pending());
+    begins.recv().expect("a flush");
+    let mut more = Box::pin(journal.append_all(vec![Text::new("three")]));
+    let mut rows = Box::pin(journal.rows(RowQuery::all(b'j')));
+    let mut dropped = Box::pin(journal.rows(RowQuery::all(b'j')));
+    let mut one = Box::pin(journal.get(vec![RowKey::new(b'j', 7, 0)]));
+    assert!(poll_once(more.as_mut()).is_pending());
+    assert!(poll_once(rows.as_mut()).is_pending());
+    assert!(poll_once(dropped.as_mut()).is_pending());
+    assert!(poll_once(one.as_mut()).is_pending());
+    drop(dropped);
+    go.send(()).expect("let the first go");
+    begins.recv().expect("the second flush");
+    go.send(()).expect("let the second go");
+    journal.clone().close_blocking().expect("close");
+    let Poll::Ready(Ok(rows)) = poll_once(rows.as_mut()) else { panic!("the rows are not there") };
+    assert_eq!(rows.len(), 2000);
+    let Poll::Ready(Ok(one)) = poll_once(one.as_mut()) else { panic!("the row is not there") };
+    assert_eq!(one[0].as_ref().map(|row| row.value.as_slice()), Some(b"row".as_slice()));
+    for append in [&mut append, &mut more] {
+        assert!(matches!(poll_once(append.as_mut()), Poll::Ready(Ok(_))));
+    }
+    let error = journal.rows_blocking(RowQuery::all(b'j')).expect_err("closed");
+    assert!(matches!(error, ReadError::Closed), "{error}");
+}
+
 #[test]
 fn a_future_that_was_never_polled_writes_nothing() {
     let disk = MemDisk::new();
@@ -161,6 +211,8 @@ fn a_failed_flush_poisons_for_good() {
         }
         let error = journal.checkpoint_blocking(Checkpoint::default()).expect_err("poisoned");
         assert!(matches!(error, CheckpointError::Poisoned), "{error}");
+        let error = journal.rows_blocking(RowQuery::all(b'j')).expect_err("poisoned");
+        assert!(matches!(error, ReadError::Poisoned), "{error}");
         let flushes = disk.counts().flushes;
         drop(journal);
         assert_eq!(disk.counts().flushes, flushes, "a failed flush was tried again");
@@ -232,5 +284,7 @@ fn handles_and_futures_can_move() {
     is_shared(&journal);
     moves(&journal.append_all(vec![]));
     moves(&journal.checkpoint(Checkpoint::default()));
+    moves(&journal.rows(RowQuery::all(b'j')));
+    moves(&journal.get(vec![]));
     moves(&journal.clone().close());
 }

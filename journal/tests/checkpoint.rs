@@ -79,6 +79,8 @@ fn refusals_write_nothing() {
         put(RowKey::new(b'w', 1, 0), 1),
         put(RowKey::new(b'm', 1, 0), 1),
         put(RowKey::named(b'i', [b'x'; NAME_MAX + 1]), 1),
+        Checkpoint { through: Seq(4), removes: vec![RowKey::new(b'w', 1, 0)], ..Default::default() },
+        Checkpoint { through: Seq(4), export: Some(vec![b'j', b'm']), ..Default::default() },
         Checkpoint { through: Seq(6), ..Default::default() },
         Checkpoint { through: Seq(2), ..Default::default() },
     ];
@@ -100,11 +102,19 @@ fn refusals_write_nothing() {
 fn a_failed_export_does_not_poison() {
     let disk = MemDisk::new();
     let (journal, records) = with_records(&disk, 5);
-    disk.fail_after(Fault::Export, 0);
-    let checkpoint = Checkpoint { export: Some(vec![]), ..rows_through(&records, 0, 5) };
-    let error = journal.checkpoint_blocking(checkpoint).expect_err("no export");
-    assert!(matches!(error, CheckpointError::Export { .. }), "{error}");
-    journal.append_all_blocking(vec![Text::new("on it goes")]).expect("append");
+    // At its beginning, its head, its rows and its end.
+    for calls in 0..4 {
+        disk.fail_after(Fault::Export, calls);
+        let checkpoint = Checkpoint { export: Some(vec![b'j']), ..rows_through(&records, 0, 5) };
+        let error = journal.checkpoint_blocking(checkpoint).expect_err("no export");
+        assert!(matches!(error, CheckpointError::Export { .. }), "{error}");
+        journal.append_all_blocking(vec![Text::new("on it goes")]).expect("append");
+        assert!(disk.exports().is_empty());
+    }
+    disk.heal();
+    let checkpoint = Checkpoint { through: Seq(5), export: Some(vec![b'j']), ..Checkpoint::default() };
+    journal.checkpoint_blocking(checkpoint).expect("the next one is written");
+    assert_eq!(disk.exports().len(), 1);
     disk.crash(0);
     assert_eq!(open_mem(&disk).expect("reopen").rows.len(), 5);
 }
@@ -114,9 +124,13 @@ fn exports_are_read_back_and_checked() {
     let disk = MemDisk::new();
     let (journal, _) = with_records(&disk, 3);
     let rows = vec![(RowKey::new(b'j', 1, 0), b"one".to_vec()), (RowKey::named(b'i', "key"), b"1".to_vec())];
+    let mut puts = rows.clone();
+    puts.push((RowKey::new(b'k', 1, 0), b"of a table that is not exported".to_vec()));
     for through in 1..=3 {
-        let checkpoint =
-            Checkpoint { through: Seq(through), export: Some(rows.clone()), ..Checkpoint::default() };
+        // A table that is named twice is exported once, one without rows not at all.
+        let export = Some(vec![b'j', b'i', b'j', b'z']);
+        let puts = std::mem::take(&mut puts);
+        let checkpoint = Checkpoint { through: Seq(through), puts, export, ..Checkpoint::default() };
         journal.checkpoint_blocking(checkpoint).expect("checkpoint");
     }
     let exports = disk.exports();

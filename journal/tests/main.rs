@@ -9,4 +9,5 @@ mod common;
 mod damage;
 mod golden;
 mod model;
+mod read;
 mod sled;

@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use longhaul_journal::{
-    Checkpoint, Executor, Journal, OpenError, Opened, Options, RowKey, Seq, read_export, verify,
+    Checkpoint, CheckpointError, Executor, Journal, OpenError, Opened, Options, RowKey, Seq, read_export,
+    verify,
 };
 
 use crate::common::{Newer, Text, everything, tail};
@@ -27,8 +28,7 @@ fn append(journal: &Journal<Text>, numbers: std::ops::RangeInclusive<u64>) {
 fn checkpoint(journal: &Journal<Text>, from: u64, through: u64) {
     let row = |n| (RowKey::new(b'j', n, 0), Text::numbered(n, 100).0);
     let puts: Vec<_> = (from + 1..=through).map(row).collect();
-    let export = Some((1..=through).map(row).collect());
-    let checkpoint = Checkpoint { through: Seq(through), puts, removes: vec![], export };
+    let checkpoint = Checkpoint { through: Seq(through), puts, removes: vec![], export: Some(vec![b'j']) };
     journal.checkpoint_blocking(checkpoint).expect("checkpoint");
 }
 
@@ -401,6 +401,31 @@ fn an_open_that_takes_too_long_is_reported() {
             other => break assert_eq!(everything(&other.expect("open")).len(), 60),
         }
     }
+}
+
+#[test]
+fn an_export_that_cannot_be_written_does_no_harm() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let journal = open(dir.path()).expect("open").journal;
+    append(&journal, 1..=30);
+    // In the way of the first export, and of the rename of the second.
+    let name = |epoch| dir.path().join(format!("export-{epoch:010}-{:020}", 30));
+    fs::create_dir(name(1).with_extension("new")).expect("plant");
+    fs::create_dir(name(2)).expect("plant");
+    fs::write(name(2).join("something"), b"").expect("plant");
+    for _ in 0..2 {
+        let puts = vec![(RowKey::new(b'j', 1, 0), b"row".to_vec())];
+        let checkpoint = Checkpoint { through: Seq(30), puts, removes: vec![], export: Some(vec![b'j']) };
+        let error = journal.checkpoint_blocking(checkpoint).expect_err("no export");
+        assert!(matches!(error, CheckpointError::Export { .. }), "{error}");
+        append(&journal, 31..=31);
+    }
+    assert!(!name(2).with_extension("new").exists(), "a half export is left");
+    fs::remove_dir_all(name(2)).expect("clear");
+    checkpoint(&journal, 0, 30);
+    journal.close_blocking().expect("close");
+    assert_eq!(read_export(name(3)).expect("the third").rows.len(), 30);
+    assert_eq!(open(dir.path()).expect("reopen").report.rows, 30);
 }
 
 /// A kill after `head` was made and before it was first written.

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use longhaul_journal::{Batch, Store, StoreError, Visit};
+use longhaul_journal::{Batch, ExportFile, Store, StoreError, Visit};
 
 use super::fault::Fault;
 use super::world::World;
@@ -52,6 +52,14 @@ impl Store for SimStore {
         self.call("scan", None, |store| store.scan(from, visit))
     }
 
+    fn scan_back(&mut self, below: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.call("scan-back", None, |store| store.scan_back(below, visit))
+    }
+
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.call("get", None, |store| store.get(key))
+    }
+
     fn check(&mut self) -> Result<(), StoreError> {
         self.call("check", None, |store| store.check())
     }
@@ -68,7 +76,34 @@ impl Store for SimStore {
         self.call("witness-sync", None, |store| store.witness_sync())
     }
 
-    fn export(&mut self, name: &str, image: &[u8]) -> Result<(), StoreError> {
-        self.call("export", Some(Fault::JournalExport), |store| store.export(name, image))
+    fn export_begin(&mut self, name: &str) -> Result<Box<dyn ExportFile>, StoreError> {
+        let inner = self.call("export-begin", None, |store| store.export_begin(name))?;
+        Ok(Box::new(SimExport { inner, world: Arc::clone(&self.world), life: self.life }))
+    }
+}
+
+/// An export on its way: a crash can be at its last step, which is the only one that shows.
+struct SimExport {
+    inner: Box<dyn ExportFile>,
+    world: Arc<World>,
+    life: u64,
+}
+
+impl ExportFile for SimExport {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.inner.write(bytes)
+    }
+
+    fn publish(self: Box<Self>, head: &[u8]) -> Result<(), StoreError> {
+        let dead = |_| StoreError::Dead;
+        self.world.enter(self.life, format_args!("journal export")).map_err(dead)?;
+        if self.world.fires(Fault::JournalExport) {
+            return Err(StoreError::Io {
+                doing: "export".to_owned(),
+                source: io::Error::from_raw_os_error(5),
+            });
+        }
+        self.inner.publish(head)?;
+        self.world.leave(self.life).map_err(dead)
     }
 }

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::ExportFile;
 use crate::error::StoreError;
 use crate::witness::SLOT_LEN;
 
@@ -31,6 +32,8 @@ const HEAD_LEN: usize = 8192;
 const UNFINISHED: &str = ".new";
 const EXPORT_PREFIX: &str = "export-";
 const EXPORTS_KEPT: usize = 2;
+/// How much of an export is left to a sync: the owner of the store makes it, and commits wait for it.
+const EXPORT_SYNC_BYTES: usize = 4 * 1024 * 1024;
 
 /// Adds what was tried, and where, to an error.
 pub(crate) fn doing(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -81,14 +84,7 @@ impl Dir {
     }
 
     fn names(&self) -> Result<Vec<String>, StoreError> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(doing("listing", &self.path))? {
-            let entry = entry.map_err(doing("listing", &self.path))?;
-            // The journal's own names are all text; others are not its business.
-            names.extend(entry.file_name().into_string());
-        }
-        names.sort_unstable();
-        Ok(names)
+        names(&self.path)
     }
 
     /// The numbers of the databases that are there, in rising order.
@@ -177,36 +173,81 @@ impl Dir {
     }
 
     pub(crate) fn exports(&self) -> Result<Vec<PathBuf>, StoreError> {
-        let names = self.names()?.into_iter();
-        let exports = names.filter(|name| name.starts_with(EXPORT_PREFIX) && !is_unfinished(name));
-        Ok(exports.map(|name| self.path.join(name)).collect())
+        exports(&self.path)
+    }
+}
+
+/// The names in the directory at `path`, in order.
+fn names(path: &Path) -> Result<Vec<String>, StoreError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(doing("listing", path))? {
+        let entry = entry.map_err(doing("listing", path))?;
+        // The journal's own names are all text; others are not its business.
+        names.extend(entry.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn exports(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let names = names(path)?.into_iter();
+    let exports = names.filter(|name| name.starts_with(EXPORT_PREFIX) && !is_unfinished(name));
+    Ok(exports.map(|name| path.join(name)).collect())
+}
+
+/// An export under its temporary name.
+#[derive(Debug)]
+pub(crate) struct NewExport {
+    dir: PathBuf,
+    temporary: PathBuf,
+    path: PathBuf,
+    file: File,
+    unsynced_bytes: usize,
+    published: bool,
+}
+
+impl NewExport {
+    pub(crate) fn create(dir: &Dir, name: &str) -> Result<Self, StoreError> {
+        let (temporary, path) = (dir.path.join(format!("{name}{UNFINISHED}")), dir.path.join(name));
+        let file = private(OpenOptions::new().write(true).create_new(true))
+            .open(&temporary)
+            .map_err(doing("creating", &temporary))?;
+        Ok(Self { dir: dir.path.clone(), temporary, path, file, unsynced_bytes: 0, published: false })
+    }
+}
+
+impl ExportFile for NewExport {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all(bytes).map_err(doing("writing", &self.temporary))?;
+        self.unsynced_bytes += bytes.len();
+        if self.unsynced_bytes >= EXPORT_SYNC_BYTES {
+            self.file.sync_data().map_err(doing("syncing", &self.temporary))?;
+            self.unsynced_bytes = 0;
+        }
+        Ok(())
     }
 
-    /// Writes an export under its final name, durably; keeps the newest two.
-    pub(crate) fn export(&self, name: &str, image: &[u8]) -> Result<(), StoreError> {
-        let (temporary, path) = (self.path.join(format!("{name}.new")), self.path.join(name));
-        let result = self.write_export(&temporary, &path, image);
-        if result.is_err() {
-            // Only the first error matters; a leftover is removed at the next open too.
-            let _ = fs::remove_file(&temporary);
-        }
-        result?;
-        let mut exports = self.exports()?;
+    fn publish(mut self: Box<Self>, head: &[u8]) -> Result<(), StoreError> {
+        self.file.write_all_at(head, 0).map_err(doing("writing", &self.temporary))?;
+        self.file.sync_all().map_err(doing("syncing", &self.temporary))?;
+        fs::rename(&self.temporary, &self.path).map_err(doing("publishing", &self.path))?;
+        self.published = true;
+        sync(&self.dir)?;
+        let mut exports = exports(&self.dir)?;
         exports.truncate(exports.len().saturating_sub(EXPORTS_KEPT));
         for old in exports {
             fs::remove_file(&old).map_err(doing("removing", &old))?;
         }
         Ok(())
     }
+}
 
-    fn write_export(&self, temporary: &Path, path: &Path, image: &[u8]) -> Result<(), StoreError> {
-        let mut file = private(OpenOptions::new().write(true).create_new(true))
-            .open(temporary)
-            .map_err(doing("creating", temporary))?;
-        file.write_all(image).map_err(doing("writing", temporary))?;
-        file.sync_all().map_err(doing("syncing", temporary))?;
-        fs::rename(temporary, path).map_err(doing("publishing", path))?;
-        sync(&self.path)
+impl Drop for NewExport {
+    fn drop(&mut self) {
+        if !self.published {
+            // Only the first error matters; a leftover is removed at the next open too.
+            let _ = fs::remove_file(&self.temporary);
+        }
     }
 }
 

@@ -11,10 +11,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::ops::{Bound, ControlFlow};
+use std::iter::Peekable;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Batch, Op, Store, Visit};
+use super::{Batch, ExportFile, Op, Store, Visit};
 use crate::error::StoreError;
 use crate::record::mix;
 
@@ -27,7 +28,7 @@ pub enum Fault {
     Flush,
     /// [`Store::witness_write`] and [`Store::witness_sync`].
     Witness,
-    /// [`Store::export`].
+    /// [`Store::export_begin`], and everything of the file that it gives.
     Export,
     /// Any of them.
     Any,
@@ -45,7 +46,7 @@ pub struct Counts {
     pub witness_writes: u64,
     /// [`Store::witness_sync`].
     pub witness_syncs: u64,
-    /// [`Store::export`].
+    /// [`ExportFile::publish`].
     pub exports: u64,
 }
 
@@ -53,6 +54,8 @@ pub struct Counts {
 struct Disk {
     durable: BTreeMap<Vec<u8>, Vec<u8>>,
     pending: Vec<Batch>,
+    /// What `pending` makes of its keys; `None` where it removes one.
+    unflushed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     witness_durable: [Vec<u8>; 2],
     witness: [Vec<u8>; 2],
     exports: BTreeMap<String, Vec<u8>>,
@@ -99,6 +102,7 @@ impl MemDisk {
         let mut rolls = (0_u64..).map(|n| mix(seed ^ mix(n.wrapping_add(1))) & 1 == 1);
         let mut survives = || rolls.next().unwrap_or(false);
         let mut disk = self.lock();
+        disk.unflushed.clear();
         for batch in std::mem::take(&mut disk.pending) {
             if survives() {
                 apply_to(&mut disk.durable, batch);
@@ -160,6 +164,7 @@ impl MemDisk {
         let copy = Disk {
             durable: disk.durable.clone(),
             pending: disk.pending.clone(),
+            unflushed: disk.unflushed.clone(),
             witness_durable: disk.witness_durable.clone(),
             witness: disk.witness.clone(),
             exports: disk.exports.clone(),
@@ -180,6 +185,55 @@ fn apply_to(map: &mut BTreeMap<Vec<u8>, Vec<u8>>, batch: Batch) {
     }
 }
 
+/// One changed key, or one stored pair.
+type Change<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// Shows what the two make together; where both know a key, the change counts. `comes_first` is the order of both.
+fn merge<'a>(
+    stored: impl Iterator<Item = Change<'a>>,
+    changed: impl Iterator<Item = Change<'a>>,
+    comes_first: fn(&[u8], &[u8]) -> bool,
+    visit: &mut Visit<'_>,
+) {
+    let (mut stored, mut changed) = (stored.peekable(), changed.peekable());
+    while let Some((key, value)) = next(&mut stored, &mut changed, comes_first) {
+        if value.is_some_and(|value| visit(key, value).is_break()) {
+            return;
+        }
+    }
+}
+
+fn next<'a>(
+    stored: &mut Peekable<impl Iterator<Item = Change<'a>>>,
+    changed: &mut Peekable<impl Iterator<Item = Change<'a>>>,
+    comes_first: fn(&[u8], &[u8]) -> bool,
+) -> Option<Change<'a>> {
+    let (Some(old), Some(new)) = (stored.peek(), changed.peek()) else {
+        return stored.next().or_else(|| changed.next());
+    };
+    if comes_first(old.0, new.0) {
+        return stored.next();
+    }
+    if old.0 == new.0 {
+        stored.next();
+    }
+    changed.next()
+}
+
+impl Disk {
+    fn show(&self, range: (Bound<&[u8]>, Bound<&[u8]>), backwards: bool, visit: &mut Visit<'_>) {
+        let stored = self.durable.range::<[u8], _>(range);
+        let stored = stored.map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
+        let changed = self.unflushed.range::<[u8], _>(range);
+        let changed = changed.map(|(key, value)| (key.as_slice(), value.as_deref()));
+        if backwards {
+            merge(stored.rev(), changed.rev(), |one, other| one > other, visit);
+        } else {
+            merge(stored, changed, |one, other| one < other, visit);
+        }
+    }
+}
+
 struct MemStore {
     disk: MemDisk,
     process: u64,
@@ -188,8 +242,14 @@ struct MemStore {
 impl MemStore {
     /// The disk, if this process is alive and the call is not to fail.
     fn enter(&self, kind: Option<Fault>) -> Result<MutexGuard<'_, Disk>, StoreError> {
-        let mut disk = self.disk.lock();
-        if disk.process != self.process {
+        self.disk.enter(self.process, kind)
+    }
+}
+
+impl MemDisk {
+    fn enter(&self, process: u64, kind: Option<Fault>) -> Result<MutexGuard<'_, Disk>, StoreError> {
+        let mut disk = self.lock();
+        if disk.process != process {
             return Err(StoreError::Dead);
         }
         if let Some((fault, left)) = &mut disk.fault
@@ -208,6 +268,12 @@ impl Store for MemStore {
     fn apply(&mut self, batch: Batch) -> Result<(), StoreError> {
         let mut disk = self.enter(Some(Fault::Apply))?;
         disk.counts.applies += 1;
+        for op in &batch.ops {
+            match op {
+                Op::Put(key, value) => drop(disk.unflushed.insert(key.clone(), Some(value.clone()))),
+                Op::Remove(key) => drop(disk.unflushed.insert(key.clone(), None)),
+            }
+        }
         disk.pending.push(batch);
         Ok(())
     }
@@ -215,6 +281,7 @@ impl Store for MemStore {
     fn flush(&mut self) -> Result<(), StoreError> {
         let mut disk = self.enter(Some(Fault::Flush))?;
         disk.counts.flushes += 1;
+        disk.unflushed.clear();
         for batch in std::mem::take(&mut disk.pending) {
             apply_to(&mut disk.durable, batch);
         }
@@ -222,18 +289,21 @@ impl Store for MemStore {
     }
 
     fn scan(&mut self, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
-        let disk = self.enter(None)?;
-        let range = (Bound::Included(from), Bound::Unbounded);
-        if disk.pending.is_empty() {
-            let pairs = disk.durable.range::<[u8], _>(range);
-            let _ = pairs.map(|(key, value)| visit(key, value)).find(ControlFlow::is_break);
-            return Ok(());
-        }
-        let mut map = disk.durable.clone();
-        disk.pending.iter().cloned().for_each(|batch| apply_to(&mut map, batch));
-        let pairs = map.range::<[u8], _>(range);
-        let _ = pairs.map(|(key, value)| visit(key, value)).find(ControlFlow::is_break);
+        self.enter(None)?.show((Bound::Included(from), Bound::Unbounded), false, visit);
         Ok(())
+    }
+
+    fn scan_back(&mut self, below: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.enter(None)?.show((Bound::Unbounded, Bound::Excluded(below)), true, visit);
+        Ok(())
+    }
+
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let disk = self.enter(None)?;
+        Ok(match disk.unflushed.get(key) {
+            Some(changed) => changed.clone(),
+            None => disk.durable.get(key).cloned(),
+        })
     }
 
     fn check(&mut self) -> Result<(), StoreError> {
@@ -259,10 +329,32 @@ impl Store for MemStore {
         Ok(())
     }
 
-    fn export(&mut self, name: &str, image: &[u8]) -> Result<(), StoreError> {
-        let mut disk = self.enter(Some(Fault::Export))?;
+    fn export_begin(&mut self, name: &str) -> Result<Box<dyn ExportFile>, StoreError> {
+        drop(self.enter(Some(Fault::Export))?);
+        let (disk, name) = (self.disk.clone(), name.to_owned());
+        Ok(Box::new(MemExport { disk, process: self.process, name, image: Vec::new() }))
+    }
+}
+
+struct MemExport {
+    disk: MemDisk,
+    process: u64,
+    name: String,
+    image: Vec<u8>,
+}
+
+impl ExportFile for MemExport {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        drop(self.disk.enter(self.process, Some(Fault::Export))?);
+        self.image.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn publish(mut self: Box<Self>, head: &[u8]) -> Result<(), StoreError> {
+        self.image.splice(..head.len().min(self.image.len()), head.iter().copied());
+        let mut disk = self.disk.enter(self.process, Some(Fault::Export))?;
         disk.counts.exports += 1;
-        disk.exports.insert(name.to_owned(), image.to_vec());
+        disk.exports.insert(self.name.clone(), self.image);
         while disk.exports.len() > 2 {
             disk.exports.pop_first();
         }

@@ -20,9 +20,9 @@ use std::time::Duration;
 
 use super::dir::{Dir, Head, copy_tree, doing, tree_bytes};
 use super::sled::{Database, SledStore};
-use super::{Batch, Op, Store, Visit};
-use crate::checkpoint::read_export;
+use super::{Batch, ExportFile, Op, Store, Visit};
 use crate::error::{ExportError, OpenError, Reach, StoreError};
+use crate::export::count_rows;
 use crate::journal::check_record_version;
 use crate::record::{Record, Seq};
 use crate::recover::{Count, Found, Sink, State, Try, check_witness, read, read_mark};
@@ -88,6 +88,14 @@ impl Store for Look {
         self.database.scan(from, visit)
     }
 
+    fn scan_back(&mut self, below: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.database.scan_back(below, visit)
+    }
+
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.database.get(key)
+    }
+
     fn check(&mut self) -> Result<(), StoreError> {
         self.database.check_blobs()
     }
@@ -104,7 +112,7 @@ impl Store for Look {
         Err(Self::refused())
     }
 
-    fn export(&mut self, _name: &str, _image: &[u8]) -> Result<(), StoreError> {
+    fn export_begin(&mut self, _name: &str) -> Result<Box<dyn ExportFile>, StoreError> {
         Err(Self::refused())
     }
 }
@@ -435,7 +443,7 @@ pub fn verify(dir: &Path) -> Result<VerifyReport, OpenError> {
     let locked = Dir::take(dir).map_err(fail)?;
     locked.clear_leftovers().map_err(fail)?;
     let exports = locked.exports().map_err(fail)?.into_iter().map(|path| {
-        let rows = read_export(&path).map(|export| export.rows.len() as u64);
+        let rows = count_rows(&path);
         (path, rows)
     });
     let mut report = VerifyReport {

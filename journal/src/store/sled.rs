@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::dir::{Dir, Head, doing};
+use super::dir::{Dir, Head, NewExport, doing};
 use super::flush::{self, Watch};
-use super::{Batch, Op, Store, Visit};
+use super::{Batch, ExportFile, Op, Store, Visit};
 use crate::blocking::panic_text;
 use crate::error::StoreError;
 
@@ -155,15 +155,18 @@ impl Database {
 
     pub(crate) fn scan(&self, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let db = self.db()?;
-        guarded(|| {
-            for pair in db.range(from..) {
-                let (key, value) = pair?;
-                if visit(&key, &value).is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        })
+        guarded(|| show(db.range(from..), visit))
+    }
+
+    pub(crate) fn scan_back(&self, below: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let db = self.db()?;
+        guarded(|| show(db.range(..below).rev(), visit))
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let db = self.db()?;
+        let value = guarded(|| db.get(key))?;
+        Ok(value.map(|value| value.to_vec()))
     }
 
     /// What lies in `blobs/` was never synced. The limit on values keeps everything out of it.
@@ -184,6 +187,19 @@ impl Drop for Database {
         // It flushes again, but nothing depends on that any more. A panic in it is the end of it.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
     }
+}
+
+fn show(
+    pairs: impl Iterator<Item = ::sled::Result<(::sled::IVec, ::sled::IVec)>>,
+    visit: &mut Visit<'_>,
+) -> ::sled::Result<()> {
+    for pair in pairs {
+        let (key, value) = pair?;
+        if visit(&key, &value).is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A kill while sled opens can leave a half snapshot, after which it never opens again.
@@ -224,6 +240,14 @@ impl Store for SledStore {
         self.database.scan(from, visit)
     }
 
+    fn scan_back(&mut self, below: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        self.database.scan_back(below, visit)
+    }
+
+    fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.database.get(key)
+    }
+
     fn check(&mut self) -> Result<(), StoreError> {
         self.database.check_blobs()?;
         self.dir.forget_kept()?;
@@ -245,7 +269,7 @@ impl Store for SledStore {
         self.database.check_syncs()
     }
 
-    fn export(&mut self, name: &str, image: &[u8]) -> Result<(), StoreError> {
-        self.dir.export(name, image)
+    fn export_begin(&mut self, name: &str) -> Result<Box<dyn ExportFile>, StoreError> {
+        Ok(Box::new(NewExport::create(&self.dir, name)?))
     }
 }
