@@ -61,6 +61,14 @@ impl Selection {
         Self { group: Some(group.into()), ..Self::default() }
     }
 
+    /// Whether a job is one of them.
+    pub fn fits(&self, job: &JobView) -> bool {
+        self.ids.as_ref().is_none_or(|ids| ids.contains(&job.id))
+            && self.group.as_ref().is_none_or(|group| job.group.as_ref() == Some(group))
+            && (self.states.is_empty() || self.states.contains(&job.state))
+            && self.since.is_none_or(|since| job.changed_at >= since)
+    }
+
     /// Those of them that are in one of these states.
     #[must_use]
     pub fn in_states(self, states: impl IntoIterator<Item = JobState>) -> Self {
@@ -202,8 +210,8 @@ pub enum Response {
     Jobs {
         /// In order of their numbers.
         jobs: Vec<JobView>,
-        /// There are more that the query fits.
-        more: bool,
+        /// There may be more that the query fits: those after this number (before it, with `newest`).
+        more: Option<JobId>,
     },
     /// How many jobs there are.
     Counts {

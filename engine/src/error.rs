@@ -87,6 +87,15 @@ pub enum SubmitError {
     /// Path and URL are too long for a journal record.
     #[error("{0}")]
     TooLarge(String),
+    /// An option cannot be used as it is.
+    #[error("{0}")]
+    Option(String),
+    /// The key belongs to another transfer.
+    #[error("{0}")]
+    Key(String),
+    /// The job's secrets could not be kept.
+    #[error("{0}")]
+    Secrets(String),
     /// The session is closing or its journal failed: whether the job was accepted is known when the
     /// session is opened again.
     #[error("{0}")]
@@ -101,7 +110,20 @@ impl SubmitError {
             Self::Destination { .. } => "destination",
             Self::Url(_) => "url",
             Self::TooLarge(_) => "too-large",
+            Self::Option(_) => "option",
+            Self::Key(_) => "key",
+            Self::Secrets(_) => "secrets",
             Self::Closed(_) => "journal",
+        }
+    }
+
+    /// What the loop refused.
+    pub(crate) fn from_kind(kind: &str, text: String) -> Self {
+        match kind {
+            "too-large" => Self::TooLarge(text),
+            "key" => Self::Key(text),
+            "secrets" => Self::Secrets(text),
+            _ => Self::Closed(text),
         }
     }
 }

@@ -674,7 +674,7 @@ impl Job {
 
     /// The path of the file with the job's secrets, whether or not it exists.
     pub fn secrets_path(&self, stage_dir: &Path) -> PathBuf {
-        stage_dir.join(format!("{:016x}.secrets", self.id.0))
+        crate::run::staging::secrets_path(stage_dir, self.id)
     }
 
     /// The path of the part file, whether or not it exists: beside the destination, with a name that

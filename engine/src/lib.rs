@@ -55,4 +55,5 @@ pub mod sim {
     pub use crate::job::step::Transition;
     pub use crate::job::{Fingerprint, Outcome, Phase};
     pub use crate::ports::*;
+    pub use crate::run::shelf::Survey;
 }

@@ -10,29 +10,49 @@
 //! and the next round takes all of it: that is the group commit. Answers to callers are effects
 //! too: "accepted" is said when it is durable.
 //!
-//! Invariant: between rounds the jobs in memory are exactly what the journal would replay. When an
-//! append fails the loop ends, and says so; nothing is answered or performed after it.
+//! Jobs are in memory while they are at work, and until a checkpoint has put what changed of them into rows;
+//! of all others there is an entry in the [`Index`] and no more ([`shelf`] reads them, [`save`] writes them).
+//!
+//! Invariant: between rounds the jobs in memory, with the rows of the others, are exactly what the journal would
+//! replay. When an append fails the loop ends, and says so; nothing is answered or performed after it.
 
+mod ask;
+pub mod exchange;
+pub mod feed;
+pub mod index;
 pub mod perform;
+mod save;
+pub mod shelf;
 pub mod staging;
 pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use longhaul_journal::{Checkpoint, CheckpointError, Committed, Journal, RowKey, Seq};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use longhaul_journal::{Committed, Journal, RowKey, Seq};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::control::{Response, Skipped};
+pub use ask::{Ask, Change};
+
+use crate::control::{Acceptance, PAGE_MAX, Response, Selection};
 use crate::job::record::{self, Jobs, Record};
 use crate::job::step::{self, Context, Effect, Input, LocalFault, Transition};
-use crate::job::{Direction, Job, JobId, JobSpec, Phase, SnapshotMethod, StageMode, SuspendCause};
+use crate::job::{Job, JobId, JobSpec, Phase};
 use crate::ports::{Ports, WallMs};
-use crate::schedule::{CopyNeed, Rank, Schedule};
-use crate::view::{Event, JobLog, JobView};
+use crate::protocol;
+use crate::schedule::{Schedule, Slots, Wait};
+use crate::secret::Secrets;
+use crate::view::JobView;
 
+use ask::Bulk;
+use feed::{Backlog, Feed};
+use index::{Brief, Hold, Index, Stand};
 use perform::{Live, Performer, moved, remaining_ms};
+use save::Saving;
+use shelf::{Ended, Found};
+use transfer::Pace;
 
 /// Log bytes after which a checkpoint is made, where nothing else is asked for.
 pub const CHECKPOINT_BYTES: u64 = 8 << 20;
@@ -44,8 +64,14 @@ const ROUND_MAX: usize = 1024;
 const SPACE_PROBE: Duration = Duration::from_secs(2);
 /// How long a job that tried in vain waits at most before it tries again.
 const SPACE_PROBE_MAX: Duration = Duration::from_secs(300);
+/// How long nothing new is begun after a disk was full; doubled while it stays so.
+const FULL: Duration = Duration::from_secs(2);
+/// The longest such span.
+const FULL_MAX: Duration = Duration::from_secs(60);
 /// A journaled deadline is never waited for longer than this.
 const WAIT_MAX_MS: u64 = 300_000;
+/// Wall time is looked at this often where something waits for it: clocks are set.
+const WALL_LOOK_MS: u64 = 30_000;
 /// Free bytes that let a download of unknown size go on.
 const SPACE_MIN: u64 = 16 << 20;
 
@@ -61,12 +87,12 @@ pub enum Message {
         /// The news.
         input: Input,
     },
-    /// A new job.
+    /// New jobs.
     Submit {
         /// What was asked for.
-        spec: Box<JobSpec>,
-        /// Answered once durable.
-        answer: oneshot::Sender<Response>,
+        orders: Vec<Order>,
+        /// Answered once durable, in their order.
+        answer: oneshot::Sender<Vec<Acceptance>>,
     },
     /// A request for jobs that exist.
     Ask {
@@ -75,23 +101,38 @@ pub enum Message {
         /// Answered once durable.
         answer: oneshot::Sender<Response>,
     },
+    /// A job with all that is known of it.
+    Look {
+        /// Which.
+        id: JobId,
+        /// `None`: there is none.
+        answer: oneshot::Sender<Option<Box<Job>>>,
+    },
+    /// To hear what happens.
+    Listen {
+        /// What has been heard.
+        after: Option<u64>,
+        /// Of which jobs.
+        jobs: Selection,
+        /// Where to begin.
+        answer: oneshot::Sender<Backlog>,
+    },
     /// Stop; jobs keep the states they are in.
     Stop,
 }
 
-/// Requests for jobs that exist; `None` means all that the request fits.
-#[derive(Clone, Debug)]
-pub enum Ask {
-    /// Tell of them.
-    List(Option<Vec<JobId>>),
-    /// Tell one's history.
-    Log(JobId),
-    /// Suspend.
-    Suspend(Option<Vec<JobId>>),
-    /// Resume.
-    Resume(Option<Vec<JobId>>),
-    /// Cancel.
-    Cancel(Option<Vec<JobId>>),
+/// A new job, or why there is none.
+#[derive(Debug)]
+pub enum Order {
+    /// To be accepted.
+    Job {
+        /// What was asked for.
+        spec: Box<JobSpec>,
+        /// What nobody else may see.
+        secrets: Secrets,
+    },
+    /// Refused already: its kind and text.
+    Refused(String, String),
 }
 
 /// How a session came to its end.
@@ -107,7 +148,9 @@ pub enum Closed {
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Jobs that run at once.
-    pub concurrent: usize,
+    pub slots: Slots,
+    /// Bytes a second of all jobs together.
+    pub rate: Option<u64>,
     /// Bytes that staging copies may take.
     pub stage_budget: u64,
     /// Whether transfers are started at all; clean-up of ended jobs always goes on.
@@ -121,40 +164,61 @@ pub struct Limits {
 /// The loop's state.
 pub struct Runner {
     jobs: Jobs,
+    index: Index,
+    ended: Ended,
     live: BTreeMap<JobId, Live>,
+    epochs: u64,
     /// Jobs that were unfinished at the start and have not been admitted since.
     recovered: BTreeSet<JobId>,
     schedule: Schedule,
     limits: Limits,
+    /// Of all jobs together.
+    pace: Pace,
     journal: Journal<Transition>,
     performer: Performer,
     inbox: mpsc::UnboundedReceiver<Message>,
     /// Follow-ups of the last round: taken before the inbox.
     next: VecDeque<Message>,
-    events: broadcast::Sender<Response>,
-    event_number: u64,
+    bulk: VecDeque<Bulk>,
+    feed: Feed,
     closed: watch::Sender<Option<Closed>>,
-    changed: BTreeSet<JobId>,
+    busy: watch::Sender<bool>,
     committed_to: Seq,
-    /// When jobs that wait for space look for it.
+    // What a checkpoint has to write.
+    changed: BTreeSet<JobId>,
+    removes: Vec<RowKey>,
+    /// Jobs in memory that have rows.
+    on_shelf: BTreeSet<JobId>,
+    /// Submitters' keys of jobs without rows.
+    keys: BTreeMap<String, JobId>,
+    saving: Saving,
+    // What waits for space, for a mount, for its deadline.
+    /// Jobs whose suspension clears itself.
+    held: BTreeSet<JobId>,
     space_probe_at: Option<Duration>,
     /// Of jobs that ran out of space: the bytes they had then, and how long they wait before they try again.
     space_spans: BTreeMap<JobId, (u64, Duration)>,
     space_due: BTreeMap<JobId, Duration>,
+    full_span: Duration,
+    /// Deadlines, by wall time, and the monotonic time at which they are due if no clock is set.
+    deadlines: BTreeSet<(WallMs, JobId)>,
+    deadline_due: BTreeMap<JobId, (WallMs, Duration)>,
 }
 
 /// What one round has gathered for its commit.
 #[derive(Default)]
 struct Round {
     transitions: Vec<Transition>,
-    answers: Vec<(oneshot::Sender<Response>, Answer)>,
+    answers: Vec<Answer>,
+    secrets: Vec<(JobId, Secrets)>,
     stop: bool,
 }
 
 /// An answer that waits for the commit.
 enum Answer {
-    Submitted(JobId),
-    Changed(Vec<JobId>, Vec<Skipped>),
+    Submitted(oneshot::Sender<Vec<Acceptance>>, Vec<Acceptance>),
+    Said(oneshot::Sender<Response>, Response),
+    Changed(Bulk),
 }
 
 /// The ends of a runner's channels that others hold.
@@ -163,10 +227,10 @@ pub struct Wiring {
     pub inbox: mpsc::UnboundedSender<Message>,
     /// The other end.
     pub messages: mpsc::UnboundedReceiver<Message>,
-    /// To subscribers.
-    pub events: broadcast::Sender<Response>,
     /// Says how it ended.
     pub closed: watch::Sender<Option<Closed>>,
+    /// Says whether there is anything to do.
+    pub busy: watch::Sender<bool>,
 }
 
 impl Runner {
@@ -175,32 +239,44 @@ impl Runner {
         ports: Ports,
         journal: Journal<Transition>,
         last: Seq,
-        jobs: Jobs,
+        found: Found,
         stage_dir: PathBuf,
         limits: Limits,
         wiring: Wiring,
     ) -> Self {
-        let recovered =
-            jobs.map.values().filter(|job| !job.state().is_terminal()).map(|job| job.id).collect();
+        let pace = Pace::new(limits.rate, &ports);
         Self {
+            recovered: found.index.iter().map(|(id, _)| id).collect(),
             // Everything that the tail of the log brought is newer than the rows.
-            changed: jobs.map.keys().copied().collect(),
-            jobs,
+            changed: found.jobs.map.keys().copied().collect(),
+            jobs: found.jobs,
+            index: found.index,
+            ended: found.ended,
             live: BTreeMap::new(),
-            recovered,
-            schedule: Schedule::new(limits.concurrent, limits.stage_budget),
+            epochs: 0,
+            schedule: Schedule::new(limits.slots, limits.stage_budget),
             limits,
+            pace,
             committed_to: last,
             journal,
             performer: Performer { ports, inbox: wiring.inbox, stage_dir },
             inbox: wiring.messages,
             next: VecDeque::new(),
-            events: wiring.events,
-            event_number: 0,
+            bulk: VecDeque::new(),
+            feed: found.feed,
             closed: wiring.closed,
+            busy: wiring.busy,
+            removes: found.removes,
+            on_shelf: found.on_shelf,
+            keys: found.keys,
+            saving: Saving::default(),
+            held: BTreeSet::new(),
             space_probe_at: None,
             space_spans: BTreeMap::new(),
             space_due: BTreeMap::new(),
+            full_span: Duration::ZERO,
+            deadlines: BTreeSet::new(),
+            deadline_due: BTreeMap::new(),
         }
     }
 
@@ -211,14 +287,13 @@ impl Runner {
             self.place(id);
         }
         let end = loop {
-            let round = self.gather().await;
-            let stop = round.stop;
-            if let Err(error) = self.commit(round).await {
-                tracing::error!(%error, "the journal failed; stopping");
-                break Closed::Poisoned(error);
-            }
-            if stop {
-                break Closed::Stopped;
+            match self.round().await {
+                Ok(false) => {}
+                Ok(true) => break Closed::Stopped,
+                Err(error) => {
+                    tracing::error!(%error, "the journal failed; stopping");
+                    break Closed::Poisoned(error);
+                }
             }
         };
         // Blocking calls outlive their tasks; the next owner must not meet them.
@@ -226,10 +301,23 @@ impl Runner {
             live.quiet().await;
         }
         self.live.clear();
+        let saved = self.saving.finish().await;
+        let end = match (end, saved) {
+            (Closed::Stopped, Err(error)) => Closed::Poisoned(error),
+            (end, _) => end,
+        };
         if let Err(error) = self.journal.close().await {
             tracing::warn!(%error, "the journal did not close cleanly");
         }
         (end, self.closed)
+    }
+
+    /// One round; whether it was the last.
+    async fn round(&mut self) -> Result<bool, String> {
+        let round = self.gather().await?;
+        let stop = round.stop;
+        self.commit(round).await?;
+        Ok(stop)
     }
 
     fn ports(&self) -> &Ports {
@@ -237,123 +325,214 @@ impl Runner {
     }
 
     /// Waits for something to do, and steps everything that waits.
-    async fn gather(&mut self) -> Round {
+    async fn gather(&mut self) -> Result<Round, String> {
         let mut round = Round::default();
-        self.admit();
-        if self.next.is_empty() {
+        self.admit().await?;
+        self.tell_busy();
+        if self.next.is_empty() && self.bulk.is_empty() {
             let now = self.ports().clock.elapsed();
-            let due = [self.schedule.next_due(), self.space_probe_at].into_iter().flatten().min();
+            let due = [self.schedule.next_due(now), self.space_probe_at, self.next_deadline(now)];
+            let clock = Arc::clone(&self.ports().clock);
             let timer = async {
-                match due {
-                    Some(due) => self.performer.ports.clock.sleep(due.saturating_sub(now)).await,
+                match due.into_iter().flatten().min() {
+                    Some(due) => clock.sleep(due.saturating_sub(now)).await,
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
+            let message = tokio::select! {
                 biased;
-                message = self.inbox.recv() => self.next.extend(message),
-                () = timer => {}
-            }
+                message = self.inbox.recv() => message,
+                () = self.saving.ended() => None,
+                () = timer => None,
+            };
+            self.next.extend(message);
         }
-        self.probe_space(&mut round).await;
-        self.admit();
+        self.saved().await?;
+        self.pass_deadlines(&mut round).await?;
+        self.probe_space(&mut round).await?;
+        self.admit().await?;
         for _ in 0..ROUND_MAX {
             let Some(message) = self.next.pop_front().or_else(|| self.inbox.try_recv().ok()) else { break };
-            self.take(message, &mut round);
+            self.take(message, &mut round).await?;
         }
-        round
+        self.go_on_with_bulk(&mut round).await?;
+        Ok(round)
     }
 
-    fn admit(&mut self) {
+    fn tell_busy(&self) {
+        let busy = self.schedule.has_work() || !self.held.is_empty() || !self.bulk.is_empty();
+        self.busy.send_if_modified(|was| std::mem::replace(was, busy) != busy);
+    }
+
+    async fn admit(&mut self) -> Result<(), String> {
         let now = self.ports().clock.elapsed();
-        let jobs = &self.jobs.map;
-        let budget = self.schedule.budget();
-        for id in
-            self.schedule.admit(now, |id| jobs.get(&id).map_or(CopyNeed::None, |job| copy_need(job, budget)))
-        {
-            let epoch = self.live.entry(id).or_default().epoch;
+        for id in self.schedule.due(now) {
+            self.place(id);
+        }
+        let admitted = self.schedule.admit(now);
+        self.ensure(admitted.iter().copied()).await?;
+        for id in admitted {
             let restarted = self.recovered.remove(&id);
-            self.next.push_back(Message::Input { id, epoch, input: Input::Admitted { restarted } });
+            self.follow_up(id, Input::Admitted { restarted });
+        }
+        Ok(())
+    }
+
+    /// An input of the loop's own, for the job as it is now.
+    fn follow_up(&mut self, id: JobId, input: Input) {
+        let epoch = self.live(id).epoch;
+        self.next.push_back(Message::Input { id, epoch, input });
+    }
+
+    /// What is in flight for a job: made when there is none.
+    fn live(&mut self, id: JobId) -> &mut Live {
+        let rate = self.jobs.map.get(&id).and_then(|job| job.spec.limit_rate);
+        let Self { live, epochs, pace, performer, .. } = self;
+        live.entry(id).or_insert_with(|| {
+            *epochs += 1;
+            Live::new(*epochs, pace.with(rate, &performer.ports))
+        })
+    }
+
+    /// Has these jobs in memory, those of them that are unfinished.
+    async fn ensure(&mut self, ids: impl IntoIterator<Item = JobId>) -> Result<(), String> {
+        let missing: BTreeSet<JobId> = ids
+            .into_iter()
+            .filter(|id| !self.jobs.map.contains_key(id) && self.index.get(*id).is_some())
+            .collect();
+        for job in shelf::fetch(&self.journal, &missing).await? {
+            self.on_shelf.insert(job.id);
+            self.jobs.map.insert(job.id, job);
+        }
+        match missing.into_iter().find(|id| !self.jobs.map.contains_key(id)) {
+            Some(id) => Err(format!("job {id} is in the index and has no rows")),
+            None => Ok(()),
         }
     }
 
-    fn take(&mut self, message: Message, round: &mut Round) {
+    async fn take(&mut self, message: Message, round: &mut Round) -> Result<(), String> {
         match message {
             Message::Input { id, epoch, input } => {
                 if self.live.get(&id).is_some_and(|live| live.epoch == epoch) {
                     self.step(id, input, round);
                 }
             }
-            Message::Submit { spec, answer } => self.submit(spec, answer, round),
-            Message::Ask { ask, answer } => self.ask(ask, answer, round),
+            Message::Submit { orders, answer } => self.submit(orders, answer, round).await?,
+            Message::Ask { ask, answer } => self.ask(ask, answer, round).await?,
+            Message::Look { id, answer } => {
+                let job = self.find(id).await?;
+                let _gone = answer.send(job.map(Box::new));
+            }
+            Message::Listen { after, jobs, answer } => {
+                let _gone = answer.send(self.feed.listen(after, &jobs));
+            }
             Message::Stop => round.stop = true,
         }
+        Ok(())
     }
 
-    fn submit(&mut self, spec: Box<JobSpec>, answer: oneshot::Sender<Response>, round: &mut Round) {
+    async fn submit(
+        &mut self,
+        orders: Vec<Order>,
+        answer: oneshot::Sender<Vec<Acceptance>>,
+        round: &mut Round,
+    ) -> Result<(), String> {
+        let keyed = self.known_keys(&orders).await?;
+        let mut results = Vec::with_capacity(orders.len());
+        for (order, known) in orders.into_iter().zip(keyed) {
+            let result = match order {
+                Order::Refused(kind, text) => Acceptance::Refused { kind, text },
+                Order::Job { spec, secrets } => self.accept(spec, secrets, known, round).await?,
+            };
+            results.push(result);
+        }
+        round.answers.push(Answer::Submitted(answer, results));
+        Ok(())
+    }
+
+    /// For each order the job that its key has in the rows.
+    async fn known_keys(&self, orders: &[Order]) -> Result<Vec<Option<JobId>>, String> {
+        let key = |order: &Order| match order {
+            Order::Job { spec, .. } => spec.key.clone(),
+            Order::Refused(..) => None,
+        };
+        let keys: Vec<String> = orders.iter().filter_map(key).collect();
+        let mut found = if keys.is_empty() {
+            Vec::new().into_iter()
+        } else {
+            shelf::keyed(&self.journal, &keys).await?.into_iter()
+        };
+        Ok(orders.iter().map(|order| key(order).and_then(|_| found.next().flatten())).collect())
+    }
+
+    async fn accept(
+        &mut self,
+        spec: Box<JobSpec>,
+        secrets: Secrets,
+        known: Option<JobId>,
+        round: &mut Round,
+    ) -> Result<Acceptance, String> {
+        let refused = |kind: &str, text: String| Acceptance::Refused { kind: kind.to_owned(), text };
+        let key = spec.key.clone();
+        if let Some(key) = &key
+            && let Some(id) = self.keys.get(key).copied().or(known).filter(|id| !self.jobs.gone.contains(id))
+            // A retry takes its predecessor's key over.
+            && spec.predecessor != Some(id)
+            && let Some(before) = self.find(id).await?
+        {
+            let same = before.spec.url == spec.url && before.spec.direction() == spec.direction();
+            return Ok(if same && (before.spec.path == spec.path || spec.name_from_server) {
+                Acceptance::Accepted { id, existing: true }
+            } else {
+                refused("key", format!("the key {key:?} belongs to job {id}, which is another transfer"))
+            });
+        }
         let id = JobId(self.jobs.last.0 + 1);
         let path_len = spec.path.as_os_str().len();
-        let record = Record::Submitted { id, at: self.ports().clock.now(), spec };
-        if path_len > PATH_MAX || !record::fits(&record) {
-            let text = format!(
-                "the path (at most {PATH_MAX} bytes) or the URL is too long to be journaled; shorten it"
-            );
-            let _gone = answer.send(Response::Refused { kind: "too-large".to_owned(), text });
-            return;
-        }
-        self.record(Transition { record, effects: Vec::new(), epoch: 0 }, round);
-        round.answers.push((answer, Answer::Submitted(id)));
-    }
-
-    fn ask(&mut self, ask: Ask, answer: oneshot::Sender<Response>, round: &mut Round) {
-        let refused = |id: JobId| Response::Refused {
-            kind: "unknown-job".to_owned(),
-            text: format!("there is no job {id} in this session; `haul ls` shows them"),
+        let too_long = || {
+            refused(
+                "too-large",
+                format!("the path (at most {PATH_MAX} bytes), the URL or the headers are too long to be journaled; shorten them"),
+            )
         };
-        let (ids, input): (_, fn() -> Input) = match ask {
-            Ask::List(ids) => {
-                let _gone = answer.send(Response::Jobs { jobs: self.views(ids.as_deref()) });
-                return;
-            }
-            Ask::Log(id) => {
-                let log = self
-                    .jobs
-                    .map
-                    .get(&id)
-                    .map(|job| JobLog { job: self.view(job), entries: job.history.clone() });
-                let _gone =
-                    answer.send(log.map_or_else(|| refused(id), |log| Response::Log { log: Box::new(log) }));
-                return;
-            }
-            Ask::Suspend(ids) => (ids, || Input::Suspend(SuspendCause::Requested)),
-            Ask::Resume(ids) => (ids, || Input::Resume),
-            Ask::Cancel(ids) => (ids, || Input::Cancel),
-        };
-        let named = ids.is_some();
-        let ids = ids.unwrap_or_else(|| self.unfinished());
-        if let Some(unknown) = ids.iter().find(|id| !self.jobs.map.contains_key(id)) {
-            let _gone = answer.send(refused(*unknown));
-            return;
+        if path_len > PATH_MAX {
+            return Ok(too_long());
         }
-        let (mut done, mut skipped) = (Vec::new(), Vec::new());
-        for id in ids {
-            if self.step(id, input(), round) {
-                done.push(id);
-            } else if named && let Some(job) = self.jobs.map.get(&id) {
-                skipped.push(Skipped { id, why: format!("it is {}", describe(job)) });
-            }
+        let Ok(records) = Record::submitted(id, self.ports().clock.now(), spec) else { return Ok(too_long()) };
+        for record in records {
+            self.record(Transition { record, effects: Vec::new(), epoch: 0 }, round);
         }
-        round.answers.push((answer, Answer::Changed(done, skipped)));
+        if let Some(key) = key {
+            self.keys.insert(key, id);
+        }
+        if !secrets.is_empty() {
+            round.secrets.push((id, secrets));
+        }
+        Ok(Acceptance::Accepted { id, existing: false })
     }
 
-    fn unfinished(&self) -> Vec<JobId> {
-        self.jobs.map.values().filter(|job| !job.state().is_terminal()).map(|job| job.id).collect()
+    /// A job, wherever it is.
+    async fn find(&mut self, id: JobId) -> Result<Option<Job>, String> {
+        if let Some(job) = self.jobs.map.get(&id) {
+            return Ok(Some(job.clone()));
+        }
+        if self.index.get(id).is_some() {
+            return Ok(shelf::fetch(&self.journal, &BTreeSet::from([id])).await?.pop());
+        }
+        if self.jobs.gone.contains(&id) || id > self.jobs.last {
+            return Ok(None);
+        }
+        shelf::ended(&self.journal, id).await
     }
 
-    /// Steps one job; whether it moved.
+    /// Steps one job, which is in memory; whether it moved.
     fn step(&mut self, id: JobId, input: Input, round: &mut Round) -> bool {
         let Some(job) = self.jobs.map.get(&id) else { return false };
+        let span = tracing::debug_span!("job", %id);
+        let _entered = span.enter();
         let context = Context { now: self.ports().clock.now(), seed: self.ports().entropy.seed() };
+        let answered = matches!(&input, Input::Protocol(protocol::Input::Reply { .. }));
+        let offline = job.core.offline;
         let Some(mut transition) = step::step(job, input, context) else { return false };
         if !record::fits(&transition.record) {
             // One job must never stop all others: the journal refuses it, so the job ends, in few words.
@@ -362,223 +541,261 @@ impl Runner {
             let Some(shorter) = shorter.filter(|shorter| record::fits(&shorter.record)) else { return false };
             transition = shorter;
         }
-        let live = self.live.entry(id).or_default();
         // News of what ran before the halt is late from here on, also within this round.
         if transition.effects.contains(&Effect::Halt) {
-            live.epoch += 1;
+            self.epochs += 1;
+            let epoch = self.epochs;
+            self.live(id).epoch = epoch;
         }
-        transition.epoch = live.epoch;
+        transition.epoch = self.live(id).epoch;
         self.record(transition, round);
+        self.note_network(id, offline, answered);
         true
+    }
+
+    /// What a step has shown of the way to the job's host.
+    fn note_network(&mut self, id: JobId, offline_before: u32, answered: bool) {
+        let (Some(job), Some(brief)) = (self.jobs.map.get(&id), self.index.get(id)) else { return };
+        if job.core.offline > offline_before {
+            let now = self.ports().clock.now();
+            let span_ms = job.core.retry_at.map_or(0, |at| remaining_ms(at, now, WAIT_MAX_MS));
+            let due = self.ports().clock.elapsed() + Duration::from_millis(span_ms);
+            self.schedule.host_down(brief.host, due);
+        } else if answered {
+            self.schedule.host_up(brief.host);
+        }
     }
 
     /// Applies a transition and queues it for the commit of this round.
     fn record(&mut self, transition: Transition, round: &mut Round) {
         let id = transition.id();
+        let before = self.jobs.map.get(&id).is_some_and(|job| job.state().is_terminal());
         if let Err(error) = self.jobs.apply(transition.record.clone()) {
             // The table is tested to allow every move that step makes: only a bug comes here.
             tracing::error!(%error, "a transition was refused");
             return;
         }
+        let begins = transition.effects.iter().any(|effect| *effect != Effect::Halt);
+        round.transitions.push(transition);
+        let Some(job) = self.jobs.map.get(&id) else { return };
+        self.index.note(job);
+        if job.state().is_terminal() && !before {
+            self.ended.count(job.state(), true);
+        }
         self.changed.insert(id);
         // A clean-up that its own transition begins holds a slot, or the schedule would begin it again.
-        if transition.effects.iter().any(|effect| *effect != Effect::Halt) {
-            self.schedule.occupy(id);
+        if begins && let Some(brief) = self.index.get(id) {
+            self.schedule.occupy(id, brief.host, brief.direction);
         }
-        round.transitions.push(transition);
         self.place(id);
     }
 
     /// Gives a job its place in the schedule, by its state.
     fn place(&mut self, id: JobId) {
-        let Some(job) = self.jobs.map.get(&id) else { return };
-        let core = &job.core;
-        let copy = core.snapshot.as_ref().filter(|snapshot| snapshot.method == SnapshotMethod::Copy);
-        let admissible = self.limits.admit || matches!(core.phase, Phase::Ending { .. });
-        let now = self.ports().clock.elapsed();
-        if core.state().is_terminal() {
-            self.schedule.remove(id);
-            self.schedule.hold_copy(id, 0);
-            self.space_spans.remove(&id);
-            self.space_due.remove(&id);
+        let Some(brief) = self.index.get(id).copied() else {
+            self.forget(id);
             return;
+        };
+        let is_staging = self.jobs.map.get(&id).is_some_and(|job| job.core.phase == Phase::Staging);
+        if !is_staging || brief.hold.is_some() {
+            self.schedule.hold_copy(id, brief.copied);
         }
-        if core.phase != Phase::Staging || core.suspended.is_some() {
-            self.schedule
-                .hold_copy(id, copy.map_or(0, |snapshot| snapshot.size.min(self.limits.stage_budget)));
+        self.note_deadline(id, brief.deadline);
+        if brief.hold == Some(Hold::Clears) {
+            self.held.insert(id);
+        } else {
+            self.held.remove(&id);
         }
-        if core.suspended.is_some() || !admissible {
+        let admissible = self.limits.admit || brief.stand == Stand::Ending;
+        if brief.hold.is_some() || !admissible {
             self.schedule.remove(id);
-            if core.suspended.as_ref().is_some_and(SuspendCause::clears_itself) && self.limits.admit {
-                // What was tried in vain is tried again less and less often, until bytes move.
-                let (done, span) = self.space_spans.get(&id).copied().unwrap_or((core.done, SPACE_PROBE / 2));
-                let span = if done == core.done { (span * 2).min(SPACE_PROBE_MAX) } else { SPACE_PROBE };
-                self.space_spans.insert(id, (core.done, span));
-                self.space_due.insert(id, now + span);
-                self.space_probe_at.get_or_insert(now + SPACE_PROBE);
+            if brief.hold == Some(Hold::Clears) && self.limits.admit {
+                self.wait_for_space(id);
             }
-        } else if let Some(at) = core.retry_at {
-            let span = Duration::from_millis(remaining_ms(at, self.ports().clock.now(), WAIT_MAX_MS));
-            self.schedule.wait(id, now + span);
-        } else if !self.schedule.is_running(id) || core.phase == Phase::Queued {
-            let rank = if matches!(core.phase, Phase::Queued) { Rank::New } else { Rank::Begun };
-            self.schedule.ready(id, rank);
-        } else if core.phase == Phase::Staged {
-            let epoch = self.live.entry(id).or_default().epoch;
-            self.next.push_back(Message::Input { id, epoch, input: Input::Admitted { restarted: false } });
+        } else if let Some(due) = self.not_yet(&brief) {
+            self.schedule.wait(id, due);
+        } else if !self.schedule.is_running(id) || brief.stand == Stand::New && !is_staging {
+            self.schedule.ready(id, brief.wish());
+        } else if brief.stand == Stand::Staged {
+            self.follow_up(id, Input::Admitted { restarted: false });
         }
+    }
+
+    /// The job has ended.
+    fn forget(&mut self, id: JobId) {
+        self.schedule.remove(id);
+        self.schedule.hold_copy(id, 0);
+        self.note_deadline(id, None);
+        self.held.remove(&id);
+        self.space_spans.remove(&id);
+        self.space_due.remove(&id);
+    }
+
+    /// When a job may go on that may not yet: monotonic, and soon enough that a clock which is set is noticed.
+    fn not_yet(&self, brief: &Brief) -> Option<Duration> {
+        let (wall, now) = (self.ports().clock.now(), self.ports().clock.elapsed());
+        if let Some(at) = brief.retry_at {
+            return Some(now + Duration::from_millis(remaining_ms(at, wall, WAIT_MAX_MS)));
+        }
+        let at = brief.not_before.filter(|at| *at > wall && matches!(brief.stand, Stand::New | Stand::Staged))?;
+        Some(now + Duration::from_millis(remaining_ms(at, wall, WALL_LOOK_MS)))
+    }
+
+    fn note_deadline(&mut self, id: JobId, deadline: Option<WallMs>) {
+        match deadline {
+            None => {
+                if let Some((at, _)) = self.deadline_due.remove(&id) {
+                    self.deadlines.remove(&(at, id));
+                }
+            }
+            Some(at) => {
+                if !self.deadline_due.contains_key(&id) {
+                    let left = Duration::from_millis(at.0.saturating_sub(self.ports().clock.now().0));
+                    let due = self.ports().clock.elapsed().saturating_add(left);
+                    self.deadline_due.insert(id, (at, due));
+                    self.deadlines.insert((at, id));
+                }
+            }
+        }
+    }
+
+    /// When to look at the deadlines again: wall clocks are set, so never far ahead.
+    fn next_deadline(&self, now: Duration) -> Option<Duration> {
+        let (at, id) = self.deadlines.first()?;
+        let due = self.deadline_due.get(id).map_or(now, |(_, due)| *due);
+        let left_ms = remaining_ms(*at, self.ports().clock.now(), WALL_LOOK_MS);
+        let left = due.saturating_sub(now).min(Duration::from_millis(WALL_LOOK_MS));
+        Some(now + left.max(Duration::from_millis(left_ms)))
+    }
+
+    /// Fails jobs whose deadline is past, by both clocks: one that was set ahead proves nothing.
+    async fn pass_deadlines(&mut self, round: &mut Round) -> Result<(), String> {
+        let (wall, now) = (self.ports().clock.now(), self.ports().clock.elapsed());
+        let past = self.deadlines.iter().take_while(|(at, _)| *at <= wall);
+        let past = past.filter(|(_, id)| self.deadline_due.get(id).is_none_or(|(_, due)| *due <= now));
+        let past: Vec<JobId> = past.take(ROUND_MAX).map(|(_, id)| *id).collect();
+        self.ensure(past.iter().copied()).await?;
+        for id in past {
+            self.note_deadline(id, None);
+            self.step(id, Input::DeadlinePassed, round);
+        }
+        Ok(())
     }
 
     /// Makes a round durable, then lets it take effect.
     async fn commit(&mut self, round: Round) -> Result<(), String> {
-        let Round { transitions, answers, .. } = round;
+        let Round { transitions, answers, secrets, .. } = round;
         let committed = if transitions.is_empty() {
             Vec::new()
         } else {
             self.journal.append_all(transitions).await.map_err(|error| error.to_string())?
         };
+        let refused = self.keep_secrets(secrets).await;
         for committed in committed {
             self.committed_to = committed.seq();
             self.take_effect(committed);
         }
-        for (answer, what) in answers {
-            let _gone = answer.send(self.answer(what));
+        for (id, why) in &refused {
+            self.follow_up(*id, Input::LocalFault(LocalFault::Fatal(why.clone())));
+        }
+        for answer in answers {
+            self.answer(answer, &refused);
         }
         if self.journal.log_bytes() > self.limits.checkpoint_bytes {
-            self.checkpoint().await?;
+            self.save().await?;
         }
         Ok(())
     }
 
-    fn take_effect(&mut self, committed: Committed<Transition>) {
-        let id = committed.value().id();
-        let what = match &committed.value().record {
-            Record::Submitted { .. } => Some("accepted".to_owned()),
-            Record::Moved { what, .. } => what.clone(),
-        };
-        let Some(job) = self.jobs.map.get(&id) else { return };
-        let live = self.live.entry(id).or_default();
-        let copy_fits = job.spec.source.is_some_and(|source| source.size <= self.limits.stage_budget);
-        self.performer.perform(job, live, committed, copy_fits);
-        if let Some(what) = what {
-            self.event_number += 1;
-            let event = Event { number: self.event_number, what, job: self.view(job) };
-            // No subscriber is no error.
-            let _nobody = self.events.send(Response::Event { event: Box::new(event) });
+    /// Writes new jobs' secrets, before the jobs are said to be accepted; gives those for which it failed.
+    async fn keep_secrets(&mut self, secrets: Vec<(JobId, Secrets)>) -> BTreeMap<JobId, String> {
+        let mut refused = BTreeMap::new();
+        for (id, secrets) in secrets {
+            let Some(job) = self.jobs.map.get(&id) else { continue };
+            let path = job.secrets_path(&self.performer.stage_dir);
+            let kept = self.ports().block(move |disk| staging::write_secrets(disk, &path, &secrets)).await;
+            if let Err(error) = kept {
+                refused.insert(id, format!("its secrets cannot be kept: {error}"));
+            }
         }
-        let idle = job.state().is_terminal();
-        if idle {
+        refused
+    }
+
+    fn take_effect(&mut self, committed: Committed<Transition>) {
+        let (id, number) = (committed.value().id(), committed.seq().0);
+        let what = match &committed.value().record {
+            Record::Submitted { .. } | Record::SubmittedLong { .. } => Some("accepted".to_owned()),
+            Record::Moved { what, .. } => what.clone(),
+            Record::Removed { .. } => return self.performer.remove_secrets(id),
+            Record::Piece { .. } => return,
+        };
+        self.live(id);
+        self.note_space(id, &committed.value().record);
+        let Self { jobs, live, performer, limits, .. } = self;
+        let (Some(job), Some(flight)) = (jobs.map.get(&id), live.get_mut(&id)) else { return };
+        let copy_fits = job.spec.source.is_some_and(|source| source.size <= limits.stage_budget);
+        performer.perform(job, flight, committed, copy_fits);
+        if let (Some(what), Some(job)) = (what, self.jobs.map.get(&id)) {
+            let view = self.view(job);
+            self.feed.tell_view(number, what, view);
+        }
+        let rests = self.index.get(id).is_none_or(|brief| brief.hold.is_some() || brief.stand == Stand::New);
+        if rests && self.live.get(&id).is_some_and(Live::is_idle) && !self.schedule.is_running(id) {
             self.live.remove(&id);
         }
     }
 
-    fn answer(&self, what: Answer) -> Response {
-        match what {
-            Answer::Submitted(id) => match self.jobs.map.get(&id) {
-                Some(job) => Response::Submitted { job: Box::new(self.view(job)) },
-                None => {
-                    Response::Refused { kind: "unknown-job".to_owned(), text: format!("job {id} is gone") }
+    fn answer(&mut self, answer: Answer, refused: &BTreeMap<JobId, String>) {
+        match answer {
+            Answer::Submitted(answer, mut results) => {
+                for result in &mut results {
+                    if let Acceptance::Accepted { id, .. } = result
+                        && let Some(why) = refused.get(id)
+                    {
+                        *result = Acceptance::Refused { kind: "secrets".to_owned(), text: why.clone() };
+                    }
                 }
-            },
-            Answer::Changed(ids, skipped) => Response::Changed { jobs: self.views(Some(&ids)), skipped },
+                let _gone = answer.send(results);
+            }
+            Answer::Said(answer, response) => {
+                let _gone = answer.send(response);
+            }
+            Answer::Changed(bulk) => {
+                let Bulk { answer, changed, mut views, skipped, .. } = bulk;
+                // As they are now, where they still are in memory.
+                for view in &mut views {
+                    if let Some(job) = self.jobs.map.get(&view.id) {
+                        *view = self.view(job);
+                    }
+                }
+                views.truncate(PAGE_MAX);
+                let _gone = answer.send(Response::Changed { changed, jobs: views, skipped });
+            }
         }
     }
 
     fn view(&self, job: &Job) -> JobView {
         // Of an ended job only what is journaled counts: it must look the same after a restart.
         let live = self.live.get(&job.id).filter(|_| !job.state().is_terminal());
-        JobView::new(job, moved(live, job.core.done))
+        let mut view = JobView::new(job, moved(live));
+        let waits = self.schedule.waits_for(job.id, self.ports().clock.elapsed());
+        view.waits_for = waits.map(|wait| self.word(wait, job)).filter(|_| self.limits.admit);
+        view
     }
 
-    fn views(&self, ids: Option<&[JobId]>) -> Vec<JobView> {
-        match ids {
-            None => self.jobs.map.values().map(|job| self.view(job)).collect(),
-            Some(ids) => {
-                ids.iter().filter_map(|id| self.jobs.map.get(id)).map(|job| self.view(job)).collect()
-            }
+    fn word(&self, wait: Wait, job: &Job) -> String {
+        match wait {
+            Wait::Slot => "a free slot",
+            Wait::Host => "a free slot of its host",
+            Wait::Direction if job.spec.direction() == crate::job::Direction::Upload => "a free slot for uploads",
+            Wait::Direction => "a free slot for downloads",
+            Wait::Copy => "room for its staging copy",
+            Wait::Space => "space on the disk",
+            Wait::Network => "the network",
+            Wait::Time if job.core.offline > 0 => "the network",
+            Wait::Time if job.core.retry_at.is_some() => "its next attempt",
+            Wait::Time => "its time",
         }
-    }
-
-    async fn checkpoint(&mut self) -> Result<(), String> {
-        let horizon =
-            WallMs(self.ports().clock.now().0.saturating_sub(self.limits.retention.as_millis() as u64));
-        let old = |job: &Job| job.state().is_terminal() && job.changed_at < horizon;
-        let gone: Vec<JobId> = self.jobs.map.values().filter(|job| old(job)).map(|job| job.id).collect();
-        for id in &gone {
-            self.jobs.map.remove(id);
-        }
-        let mut puts: Vec<(RowKey, Vec<u8>)> = vec![record::meta_row(self.jobs.last)];
-        puts.extend(self.changed.iter().filter_map(|id| self.jobs.map.get(id)).flat_map(record::rows));
-        let checkpoint = Checkpoint {
-            through: self.committed_to,
-            puts,
-            removes: gone.iter().copied().flat_map(record::row_keys).collect(),
-            export: Some(vec![b'c', b'h', b'j', b'n']),
-        };
-        match self.journal.checkpoint(checkpoint).await {
-            Ok(()) => {}
-            // The checkpoint itself holds.
-            Err(error @ CheckpointError::Export { .. }) => tracing::warn!(%error, "there is no new export"),
-            Err(error) => return Err(error.to_string()),
-        }
-        self.changed.clear();
-        Ok(())
-    }
-
-    /// Resumes jobs whose file system has room again.
-    async fn probe_space(&mut self, round: &mut Round) {
-        let now = self.ports().clock.elapsed();
-        if self.space_probe_at.is_none_or(|at| at > now) {
-            return;
-        }
-        self.space_probe_at = None;
-        let waiting: Vec<(JobId, PathBuf, u64)> =
-            self.jobs.map.values().filter_map(|job| self.space_wanted(job)).collect();
-        for (id, path, wanted) in waiting {
-            let free = self.ports().block(move |disk| disk.free_space(&path)).await;
-            let due = self.space_due.get(&id).is_none_or(|due| *due <= now);
-            if due && free.is_ok_and(|free| free >= wanted) {
-                self.space_due.remove(&id);
-                self.step(id, Input::Resume, round);
-            } else {
-                self.space_probe_at = Some(now + SPACE_PROBE);
-            }
-        }
-    }
-
-    fn space_wanted(&self, job: &Job) -> Option<(JobId, PathBuf, u64)> {
-        let waits = !job.state().is_terminal()
-            && job.core.suspended.as_ref().is_some_and(SuspendCause::clears_itself);
-        waits.then(|| match job.spec.direction() {
-            Direction::Upload => {
-                (job.id, self.performer.stage_dir.clone(), job.core.size.unwrap_or(SPACE_MIN))
-            }
-            Direction::Download => {
-                let dir = job.part_path().parent().map_or_else(PathBuf::new, ToOwned::to_owned);
-                (job.id, dir, job.core.size.map_or(SPACE_MIN, |size| size.saturating_sub(job.core.done)))
-            }
-        })
-    }
-}
-
-fn describe(job: &Job) -> String {
-    match &job.core.phase {
-        Phase::Ending { .. } => "ending already".to_owned(),
-        Phase::Publishing { .. } => "being published".to_owned(),
-        Phase::Queued | Phase::Staging | Phase::Staged | Phase::Sending(_) | Phase::Ended(_) => {
-            format!("{} already", job.state())
-        }
-    }
-}
-
-/// What a job's staging copy will take of the budget.
-fn copy_need(job: &Job, budget: u64) -> CopyNeed {
-    // A job that ends has no use for one, also if it never came to have one.
-    let is_due = matches!(job.core.phase, Phase::Queued | Phase::Staging);
-    let Some(source) = job.spec.source.filter(|_| is_due) else { return CopyNeed::None };
-    match job.spec.stage {
-        StageMode::None => CopyNeed::None,
-        StageMode::Auto if source.size > budget => CopyNeed::None,
-        StageMode::Auto | StageMode::Copy => CopyNeed::Bytes(source.size),
+        .to_owned()
     }
 }

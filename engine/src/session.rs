@@ -5,8 +5,11 @@
 //! a session open serves its control socket. Several sessions fit into one process; each has a
 //! directory of its own.
 
+mod retry;
+mod specify;
 mod submission;
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,16 +21,19 @@ use tokio::task::AbortHandle;
 
 pub use submission::{SessionOptions, Submission, Transfer, UploadProtocol};
 
-use crate::control::{self, Request, Response, Selection};
+use crate::control::{self, Acceptance, Query, Request, Response, SUBMIT_MAX, Selection};
 use crate::error::{OpenError, SubmitError};
 use crate::job::record::{Jobs, Replay};
 use crate::job::step::Transition;
-use crate::job::{JobId, JobSpec, Token};
+use crate::job::{Job, JobId};
 use crate::os::home::{self, Home, Lock};
 use crate::ports::Ports;
-use crate::protocol::ProtocolId;
-use crate::run::{Ask, CHECKPOINT_BYTES, Closed, Limits, Message, Runner, Wiring, staging};
-use crate::view::{JobLog, JobView};
+use crate::run::feed::{self, Backlog};
+use crate::run::shelf::{self, Found, Survey};
+use crate::run::staging::Kept;
+use crate::run::{Ask, CHECKPOINT_BYTES, Change, Closed, Limits, Message, Order, Runner, Wiring, staging};
+use crate::schedule::Slots;
+use crate::view::{Event, JobLog, JobView};
 
 /// Failures in a row after which a job is suspended, where nothing else is asked for.
 pub const ATTEMPTS_MAX_DEFAULT: u32 = 10;
@@ -35,11 +41,6 @@ pub const ATTEMPTS_MAX_DEFAULT: u32 = 10;
 const CONCURRENT_DEFAULT: usize = 8;
 /// The staging budget as a share of the file system's free space.
 const STAGE_BUDGET_SHARE: u64 = 10;
-/// Events that a slow subscriber may lag behind.
-const EVENTS_MAX: usize = 4096;
-/// A source written to this shortly ago is looked at again: on kernels with coarse timestamps a
-/// write right after the first look would leave no trace.
-const TIMESTAMP_GRAIN: Duration = Duration::from_millis(20);
 
 /// Where a session lives: a path if `name_or_path` has a slash, else a name under the user's state
 /// directory (`$XDG_STATE_HOME/longhaul`, `~/.local/state/longhaul`).
@@ -98,9 +99,11 @@ impl Drop for Inner {
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     inbox: mpsc::UnboundedSender<Message>,
-    events: broadcast::Sender<Response>,
+    events: broadcast::Sender<Arc<Event>>,
     closed: watch::Receiver<Option<Closed>>,
+    busy: watch::Receiver<bool>,
     ports: Ports,
+    stage_dir: PathBuf,
 }
 
 impl Session {
@@ -113,9 +116,9 @@ impl Session {
     ///
     /// [`OpenError`]; nothing was sent and nothing deleted.
     pub async fn open(options: SessionOptions) -> Result<Self, OpenError> {
-        let dir = options.dir.clone();
-        let opening = tokio::task::spawn_blocking(move || open_files(&dir));
-        let (home, lock, opened) = opening.await.map_err(|error| OpenError::Journal(error.to_string()))??;
+        let (dir, stage_budget) = (options.dir.clone(), options.stage_budget);
+        let opening = tokio::task::spawn_blocking(move || open_files(&dir, stage_budget));
+        let (home, lock, opened, budget) = opening.await.map_err(|error| OpenError::Journal(error.to_string()))??;
         let ports = crate::os::ports(crate::os::NetOptions::default()).map_err(|error| OpenError::Io {
             doing: "set up TLS".to_owned(),
             source: io::Error::other(error),
@@ -124,7 +127,7 @@ impl Session {
             .map_err(|source| OpenError::Io { doing: format!("bind {}", home.socket().display()), source })?;
         let report = opened.report.clone();
         let engine =
-            Engine::start(ports, opened, home.stage(), &options, CHECKPOINT_BYTES, Some(lock)).await?;
+            Engine::start(ports, opened, home.stage(), budget, &options, CHECKPOINT_BYTES, Some(lock)).await?;
         let control = tokio::spawn(control::server::serve(listener, engine.clone())).abort_handle();
         Ok(Self { inner: Arc::new(Inner { engine, control: Some(control), dir: home.dir, report }) })
     }
@@ -138,14 +141,15 @@ impl Session {
     #[cfg(feature = "sim")]
     pub async fn open_with(
         ports: Ports,
-        opened: Opened<Transition>,
+        opened: Opened<Transition, Survey>,
         options: SessionOptions,
         checkpoint_bytes: u64,
     ) -> Result<Self, OpenError> {
+        let budget = options.stage_budget.unwrap_or_default();
         let report = opened.report.clone();
         let dir = options.dir.clone();
         let stage_dir = dir.join("stage");
-        let engine = Engine::start(ports, opened, stage_dir, &options, checkpoint_bytes, None).await?;
+        let engine = Engine::start(ports, opened, stage_dir, budget, &options, checkpoint_bytes, None).await?;
         Ok(Self { inner: Arc::new(Inner { engine, control: None, dir, report }) })
     }
 
@@ -193,24 +197,59 @@ impl Session {
     ///
     /// [`SubmitError`]: there is no job.
     pub async fn submit(&self, submission: Submission) -> Result<JobHandle, SubmitError> {
-        let job = self.inner.engine.submit(submission).await?;
+        let (job, _) = self.inner.engine.submit(submission).await?;
         Ok(JobHandle { session: self.clone(), id: job.id })
     }
 
     /// A job by its number.
     pub async fn job(&self, id: JobId) -> Option<JobHandle> {
-        let known = !self.inner.engine.list(Some(vec![id])).await.is_empty();
+        let known = !self.inner.engine.list(Selection::ids([id])).await.is_empty();
         known.then(|| JobHandle { session: self.clone(), id })
     }
 
-    /// All jobs, in order of their numbers.
+    /// All jobs, in order of their numbers. With very many of them, [`Session::page`] is better.
     pub async fn jobs(&self) -> Vec<JobView> {
-        self.inner.engine.list(None).await
+        self.inner.engine.list(Selection::all()).await
+    }
+
+    /// The jobs of a selection, in order of their numbers.
+    pub async fn select(&self, jobs: Selection) -> Vec<JobView> {
+        self.inner.engine.list(jobs).await
+    }
+
+    /// A page of jobs, and the number to go on after (before, with [`Query::newest`]) if there may be more.
+    pub async fn page(&self, query: Query) -> (Vec<JobView>, Option<JobId>) {
+        match self.inner.engine.call(Request::List { query }).await {
+            Response::Jobs { jobs, more } => (jobs, more),
+            _ => (Vec::new(), None),
+        }
+    }
+
+    /// Accepts many jobs, each by itself, with few waits for the disk; resolves once those that were accepted are
+    /// durable. One answer for each submission, in their order.
+    ///
+    /// Cancellation: dropping the future leaves open which of them were accepted. With keys
+    /// ([`Submission::key`]) they can be submitted again all the same.
+    pub async fn submit_all(&self, submissions: Vec<Submission>) -> Vec<Acceptance> {
+        self.inner.engine.submit_all(submissions).await
     }
 
     /// Everything that happens from now on.
     pub fn events(&self) -> EventStream {
         self.inner.engine.events()
+    }
+
+    /// What has happened to the selected jobs since the event with the number `after`, and what will: for who was
+    /// away. Numbers ([`Event::number`]) rise over restarts too. If something in between is no longer known, the
+    /// first item is [`Response::Missed`], and a list tells how things stand.
+    pub async fn events_after(&self, after: Option<u64>, jobs: Selection) -> EventStream {
+        self.inner.engine.listen(after, jobs).await
+    }
+
+    /// Resolves when there has been nothing to do for so long: no job at work, waiting for its turn or its time, or
+    /// for what clears by itself. Suspended jobs are nothing to do. Never resolves once the session is closed.
+    pub async fn idled(&self, span: Duration) {
+        self.inner.engine.idled(span).await;
     }
 
     /// Answers what the control socket can be asked.
@@ -234,28 +273,11 @@ impl Session {
     }
 }
 
-/// Whether a URL can be a job's remote end.
-fn check_target(text: &str) -> Result<(), String> {
-    let url = url::Url::parse(text)
-        .map_err(|error| format!("{error}; it must be an absolute http or https URL"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("{} is not http or https", url.scheme()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(
-            "it holds a name or password; put the credential into a file or the environment".to_owned()
-        );
-    }
-    if url.fragment().is_some() {
-        return Err(
-            "it has a #fragment, which no server would see; escape the # as %23 if it is meant".to_owned()
-        );
-    }
-    Ok(())
-}
-
 /// Everything of opening that blocks.
-fn open_files(dir: &Path) -> Result<(Home, Lock, Opened<Transition>), OpenError> {
+fn open_files(
+    dir: &Path,
+    stage_budget: Option<u64>,
+) -> Result<(Home, Lock, Opened<Transition, Survey>, u64), OpenError> {
     let io =
         |source| OpenError::Io { doing: format!("prepare the session directory {}", dir.display()), source };
     let home = Home::prepare(dir).map_err(io)?;
@@ -263,11 +285,22 @@ fn open_files(dir: &Path) -> Result<(Home, Lock, Opened<Transition>), OpenError>
         Ok(pid) => OpenError::Owned { pid, dir: home.dir.clone() },
         Err(source) => OpenError::Io { doing: format!("lock the session {}", home.dir.display()), source },
     })?;
-    let opened = Journal::open(&home.journal(), longhaul_journal::Options::default())?;
-    Ok((home, lock, opened))
+    let budget = match stage_budget {
+        Some(bytes) => bytes,
+        None => free_bytes(&home.stage())? / STAGE_BUDGET_SHARE,
+    };
+    let options = longhaul_journal::Options::default();
+    let opened = Journal::open_into(&home.journal(), options, Survey::new(budget))?;
+    Ok((home, lock, opened, budget))
 }
 
-/// Replays what the journal held.
+fn free_bytes(dir: &Path) -> Result<u64, OpenError> {
+    crate::ports::Disk::free_space(&crate::os::disk::OsDisk::default(), dir)
+        .map_err(|source| OpenError::Io { doing: format!("measure {}", dir.display()), source })
+}
+
+/// Replays what a journal held that nobody else has open: the unfinished jobs, and the ended ones since the last
+/// checkpoint.
 pub(crate) fn replay(opened: &mut Opened<Transition>) -> Result<Jobs, OpenError> {
     let damaged = |text: String| OpenError::Damaged { text };
     let unfinished = opened.report.checkpoint_unfinished;
@@ -283,21 +316,28 @@ pub(crate) fn replay(opened: &mut Opened<Transition>) -> Result<Jobs, OpenError>
 
 /// Compares the staging area with the journal: removes what ended jobs left, and takes a copy of a job
 /// that the journal never heard of for what it is: a sign that the journal has lost its end.
-pub(crate) async fn sweep(ports: &Ports, stage_dir: &Path, jobs: &Jobs) -> Result<(), OpenError> {
+async fn sweep(
+    ports: &Ports,
+    stage_dir: &Path,
+    found: &Found,
+    journal: &Journal<Transition>,
+) -> Result<(), OpenError> {
     let dir = stage_dir.to_owned();
-    let keep: std::collections::BTreeSet<u64> = jobs
-        .map
-        .values()
-        .filter(|job| !job.state().is_terminal() && job.core.has_copy())
-        .map(|job| job.id.0)
-        .collect();
-    let last = jobs.last.0;
+    let listed = ports.block(move |disk| disk.list(&dir)).await;
+    let listed = listed
+        .map_err(|source| OpenError::Io { doing: format!("look through {}", stage_dir.display()), source })?;
+    let mut keep = BTreeSet::new();
+    for id in listed.iter().filter_map(|path| staging::number(path)).map(JobId) {
+        keep.extend(needed(found, journal, id).await?.into_iter().map(|kind| (id.0, kind)));
+    }
+    let last = found.jobs.last.0;
+    let dir = stage_dir.to_owned();
     let swept = ports.block(move |disk| {
         let newer =
             disk.list(&dir)?.into_iter().find(|path| staging::number(path).is_some_and(|job| job > last));
         match newer {
             Some(path) => Ok(Err(path)),
-            None => staging::sweep(disk, &dir, |job| keep.contains(&job)).map(Ok),
+            None => staging::sweep(disk, &dir, |job, kind| keep.contains(&(job, kind))).map(Ok),
         }
     });
     let swept = swept.await;
@@ -319,47 +359,62 @@ pub(crate) async fn sweep(ports: &Ports, stage_dir: &Path, jobs: &Jobs) -> Resul
     }
 }
 
+/// What a job still needs of the staging area.
+async fn needed(found: &Found, journal: &Journal<Transition>, id: JobId) -> Result<Vec<Kept>, OpenError> {
+    let job = match found.jobs.map.get(&id) {
+        Some(job) => Some(job.clone()),
+        None if found.index.get(id).is_some() => {
+            shelf::fetch(journal, &BTreeSet::from([id])).await.map_err(OpenError::Journal)?.pop()
+        }
+        None => shelf::ended(journal, id).await.map_err(OpenError::Journal)?,
+    };
+    let Some(job) = job.filter(|job| !found.jobs.gone.contains(&job.id)) else { return Ok(Vec::new()) };
+    let unfinished = !job.state().is_terminal();
+    let copy = (unfinished && job.core.has_copy()).then_some(Kept::Copy);
+    let secrets = job.spec.has_secrets && (unfinished || retry::may_follow(&job));
+    Ok(copy.into_iter().chain(secrets.then_some(Kept::Secrets)).collect())
+}
+
 impl Engine {
     async fn start(
         ports: Ports,
-        mut opened: Opened<Transition>,
+        mut opened: Opened<Transition, Survey>,
         stage_dir: PathBuf,
+        stage_budget: u64,
         options: &SessionOptions,
         checkpoint_bytes: u64,
         lock: Option<Lock>,
     ) -> Result<Self, OpenError> {
-        let jobs = replay(&mut opened)?;
-        sweep(&ports, &stage_dir, &jobs).await?;
-        let stage_budget = if let Some(bytes) = options.stage_budget {
-            bytes
-        } else {
-            let dir = stage_dir.clone();
-            let free = ports.block(move |disk| disk.free_space(&dir)).await;
-            free.map_err(|source| OpenError::Io {
-                doing: format!("measure {}", stage_dir.display()),
-                source,
-            })? / STAGE_BUDGET_SHARE
-        };
+        let found = shelf::replay(&mut opened, stage_budget).await?;
+        sweep(&ports, &stage_dir, &found, &opened.journal).await?;
         let limits = Limits {
-            concurrent: options.concurrent,
+            slots: Slots {
+                concurrent: options.concurrent,
+                per_host: options.per_host.unwrap_or(usize::MAX),
+                uploads: options.uploads.unwrap_or(usize::MAX),
+                downloads: options.downloads.unwrap_or(usize::MAX),
+            },
+            rate: options.limit_rate,
             stage_budget,
             admit: options.admit,
             retention: options.retention,
             checkpoint_bytes,
         };
         let (inbox, messages) = mpsc::unbounded_channel();
-        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let events = found.feed.listeners();
         let (closed_in, closed) = watch::channel(None);
-        let wiring = Wiring { inbox: inbox.clone(), messages, events: events.clone(), closed: closed_in };
+        let (busy_in, busy) = watch::channel(true);
+        let wiring = Wiring { inbox: inbox.clone(), messages, closed: closed_in, busy: busy_in };
         let last = opened.report.last;
-        let runner = Runner::new(ports.clone(), opened.journal, last, jobs, stage_dir, limits, wiring);
+        let runner =
+            Runner::new(ports.clone(), opened.journal, last, found, stage_dir.clone(), limits, wiring);
         tokio::spawn(async move {
             let (end, closed) = runner.run().await;
             // Another may own the session from here on; only then is it said to be closed.
             drop(lock);
             closed.send_replace(Some(end));
         });
-        Ok(Self { inbox, events, closed, ports })
+        Ok(Self { inbox, events, closed, busy, ports, stage_dir })
     }
 
     pub(crate) fn stop(&self) {
@@ -375,7 +430,47 @@ impl Engine {
     }
 
     pub(crate) fn events(&self) -> EventStream {
-        EventStream { events: self.events.subscribe(), closed: self.closed.clone() }
+        EventStream {
+            backlog: VecDeque::new(),
+            missed: false,
+            heard: 0,
+            jobs: Selection::all(),
+            next: self.events.subscribe(),
+            closed: self.closed.clone(),
+        }
+    }
+
+    pub(crate) async fn listen(&self, after: Option<u64>, jobs: Selection) -> EventStream {
+        let (answer, answered) = oneshot::channel();
+        let asked = self.inbox.send(Message::Listen { after, jobs: jobs.clone(), answer });
+        let backlog = match asked {
+            Ok(()) => answered.await.ok(),
+            Err(_) => None,
+        };
+        let closed = self.closed.clone();
+        match backlog {
+            Some(Backlog { events, missed, last, next }) => {
+                EventStream { backlog: events, missed, heard: last, jobs, next, closed }
+            }
+            // It is closing: the stream says so at once.
+            None => EventStream { jobs, ..self.events() },
+        }
+    }
+
+    pub(crate) async fn idled(&self, span: Duration) {
+        let mut busy = self.busy.clone();
+        loop {
+            if busy.wait_for(|busy| !busy).await.is_err() {
+                return std::future::pending().await;
+            }
+            tokio::select! {
+                biased;
+                again = busy.wait_for(|busy| *busy) => if again.is_err() {
+                    return std::future::pending().await;
+                },
+                () = self.ports.clock.sleep(span) => return,
+            }
+        }
     }
 
     /// A breath before the next try, when the system is out of descriptors.
@@ -385,23 +480,32 @@ impl Engine {
 
     pub(crate) async fn call(&self, request: Request) -> Response {
         let ask = match request {
-            Request::Owner => return Response::Owner { pid: std::process::id(), event: 0 },
+            Request::Owner => {
+                let event = self.listen(None, Selection::all()).await.heard;
+                return Response::Owner { pid: std::process::id(), event };
+            }
             Request::Submit { submission } => {
                 return match self.submit(*submission).await {
-                    Ok(job) => Response::Submitted { job: Box::new(job), existing: false },
+                    Ok((job, existing)) => Response::Submitted { job: Box::new(job), existing },
                     Err(error) => {
                         Response::Refused { kind: error.kind().to_owned(), text: error.to_string() }
                     }
                 };
             }
-            Request::List { query } => Ask::List(query.jobs.ids),
-            Request::Log { id } => Ask::Log(id),
-            Request::Suspend { jobs } => Ask::Suspend(jobs.ids),
-            Request::Resume { jobs } => Ask::Resume(jobs.ids),
-            Request::Cancel { jobs } => Ask::Cancel(jobs.ids),
-            other => {
-                return Response::Refused { kind: "bad-request".to_owned(), text: format!("{other:?}") };
+            Request::SubmitAll { submissions } => {
+                let results = self.submit_all(submissions).await;
+                return Response::Accepted { results };
             }
+            Request::Retry { jobs } => return self.retry(jobs).await,
+            // A connection is turned into a stream by who serves it.
+            Request::Subscribe { jobs, .. } => Ask::List(jobs.into()),
+            Request::List { query } => Ask::List(query),
+            Request::Count { jobs } => Ask::Count(jobs),
+            Request::Log { id } => Ask::Log(id),
+            Request::Suspend { jobs } => Ask::Change(Change::Suspend, jobs),
+            Request::Resume { jobs } => Ask::Change(Change::Resume, jobs),
+            Request::Cancel { jobs } => Ask::Change(Change::Cancel, jobs),
+            Request::Remove { jobs } => Ask::Change(Change::Remove, jobs),
         };
         self.send(|answer| Message::Ask { ask, answer }).await
     }
@@ -413,124 +517,130 @@ impl Engine {
         {
             return response;
         }
-        // The loop has let go of the request, as it does when it ends; then it says why.
-        self.closed().await;
-        let text = match &*self.closed.borrow() {
-            Some(Closed::Poisoned(why)) => {
-                format!(
-                    "the journal failed: {why}. Put right what it names (is there space?); then `haul ls` tells what is durable"
-                )
-            }
-            Some(Closed::Stopped) | None => "the session is closing".to_owned(),
-        };
+        let text = self.why_closed().await;
         Response::Refused { kind: "journal".to_owned(), text }
     }
 
-    async fn list(&self, ids: Option<Vec<JobId>>) -> Vec<JobView> {
-        match self.call(Request::List { query: Selection { ids, ..Selection::default() }.into() }).await {
-            Response::Jobs { jobs, .. } => jobs,
-            _ => Vec::new(),
+    /// The loop has let go of a request, as it does when it ends; then it says why.
+    async fn why_closed(&self) -> String {
+        match self.closed().await {
+            Closed::Poisoned(why) => format!(
+                "the journal failed: {why}. Put right what it names (is there space?); then `haul ls` tells what is durable"
+            ),
+            Closed::Stopped => "the session is closing".to_owned(),
         }
     }
 
-    async fn submit(&self, submission: Submission) -> Result<JobView, SubmitError> {
-        let spec = Box::new(self.specify(submission).await?);
-        match self.send(|answer| Message::Submit { spec, answer }).await {
-            Response::Submitted { job, .. } => Ok(*job),
-            Response::Refused { kind, text } if kind == "too-large" => Err(SubmitError::TooLarge(text)),
-            Response::Refused { text, .. } => Err(SubmitError::Closed(text)),
-            other => Err(SubmitError::Closed(format!("{other:?}"))),
-        }
-    }
-
-    /// Looks at both ends of a submission, and at nothing else.
-    async fn specify(&self, submission: Submission) -> Result<JobSpec, SubmitError> {
-        check_target(&submission.url).map_err(SubmitError::Url)?;
-        let token = Token(self.ports.entropy.token());
-        let mut spec = JobSpec {
-            checksum: submission.checksum,
-            attempts_max: submission.attempts_max.max(1),
-            credential: submission.credential,
-            ..JobSpec::new(ProtocolId::Tus, submission.url, PathBuf::new(), token)
-        };
-        match submission.transfer {
-            Transfer::Upload { source, stage, .. } => {
-                let shown = source.clone();
-                let look = async |path: PathBuf| {
-                    self.ports
-                        .block(move |disk| {
-                            let path = disk.resolve(&path)?;
-                            let file = disk.open_read(&path)?.fingerprint()?;
-                            Ok((path, file))
-                        })
-                        .await
-                        .map_err(|error| SubmitError::Source { path: shown.clone(), source: error })
-                };
-                let (path, mut file) = look(source).await?;
-                let age_ms = i128::from(self.ports.clock.now().0) - file.mtime_ns / 1_000_000;
-                if age_ms <= i128::from(TIMESTAMP_GRAIN.subsec_millis()) {
-                    self.ports.clock.sleep(TIMESTAMP_GRAIN).await;
-                    file = look(path.clone()).await?.1;
-                }
-                (spec.path, spec.source, spec.stage) = (path, Some(file), stage);
-            }
-            Transfer::Download { destination, overwrite } => {
-                let (path, into) = self.destination(destination, overwrite).await?;
-                spec.protocol = ProtocolId::Get;
-                (spec.path, spec.name_from_server, spec.overwrite) = (path, into, overwrite);
-            }
-        }
-        Ok(spec)
-    }
-
-    /// The absolute destination, and whether it is a directory to download into.
-    async fn destination(
-        &self,
-        destination: PathBuf,
-        overwrite: bool,
-    ) -> Result<(PathBuf, bool), SubmitError> {
-        let shown = destination.clone();
-        let wrong = |why: String| SubmitError::Destination { path: shown.clone(), why };
-        let look = self.ports.block(move |disk| {
-            if disk.is_dir(&destination) {
-                return Ok(Ok((disk.resolve(&destination)?, true)));
-            }
-            let Some(name) = destination.file_name() else {
-                return Ok(Err("it names no file".to_owned()));
+    /// All pages of a selection.
+    async fn list(&self, jobs: Selection) -> Vec<JobView> {
+        let mut all = Vec::new();
+        let mut query = Query::from(jobs);
+        loop {
+            let ask = Ask::List(query.clone());
+            let Response::Jobs { jobs, more } = self.send(|answer| Message::Ask { ask, answer }).await else {
+                return all;
             };
-            let parent = destination.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = disk.resolve(parent.unwrap_or(Path::new(".")))?;
-            let path = parent.join(name);
-            if !overwrite && disk.inspect(&path)?.is_some() {
-                return Ok(Err("it exists; choose another name, or overwrite it".to_owned()));
+            all.extend(jobs);
+            let Some(after) = more else { return all };
+            query.after = Some(after);
+        }
+    }
+
+    /// A job with all that is known of it.
+    async fn look(&self, id: JobId) -> Option<Box<Job>> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.send(Message::Look { id, answer }).ok()?;
+        answered.await.ok().flatten()
+    }
+
+    async fn submit(&self, submission: Submission) -> Result<(JobView, bool), SubmitError> {
+        let order = self.order(submission, None).await?;
+        match self.hand_in(vec![order]).await?.pop() {
+            Some(Acceptance::Accepted { id, existing }) => {
+                let job = self.list(Selection::ids([id])).await.pop();
+                job.map(|job| (job, existing))
+                    .ok_or_else(|| SubmitError::Closed(format!("job {id} was accepted; the session is closing")))
             }
-            Ok(Ok((path, false)))
-        });
-        look.await.map_err(|error| wrong(error.to_string()))?.map_err(wrong)
+            Some(Acceptance::Refused { kind, text }) => Err(SubmitError::from_kind(&kind, text)),
+            None => Err(SubmitError::Closed("the session is closing".to_owned())),
+        }
+    }
+
+    async fn submit_all(&self, submissions: Vec<Submission>) -> Vec<Acceptance> {
+        let count = submissions.len();
+        let refused = |kind: &str, text: String| Acceptance::Refused { kind: kind.to_owned(), text };
+        if count > SUBMIT_MAX {
+            let text = format!("{count} submissions at once, {SUBMIT_MAX} is the most");
+            return vec![refused("too-large", text); count];
+        }
+        let mut orders = Vec::with_capacity(count);
+        for submission in submissions {
+            orders.push(match self.order(submission, None).await {
+                Ok(order) => order,
+                Err(error) => Order::Refused(error.kind().to_owned(), error.to_string()),
+            });
+        }
+        match self.hand_in(orders).await {
+            Ok(results) => results,
+            Err(error) => vec![refused(error.kind(), error.to_string()); count],
+        }
+    }
+
+    /// Has the loop accept orders, and waits until they are durable.
+    async fn hand_in(&self, orders: Vec<Order>) -> Result<Vec<Acceptance>, SubmitError> {
+        let (answer, answered) = oneshot::channel();
+        if self.inbox.send(Message::Submit { orders, answer }).is_ok()
+            && let Ok(results) = answered.await
+        {
+            return Ok(results);
+        }
+        Err(SubmitError::Closed(self.why_closed().await))
     }
 }
 
 /// Events of a session.
 #[derive(Debug)]
 pub struct EventStream {
-    events: broadcast::Receiver<Response>,
+    backlog: VecDeque<Arc<Event>>,
+    missed: bool,
+    /// Events up to this number have been told, or are in the backlog.
+    heard: u64,
+    jobs: Selection,
+    next: broadcast::Receiver<Arc<Event>>,
     closed: watch::Receiver<Option<Closed>>,
 }
 
 impl EventStream {
     /// The next [`Response::Event`], or [`Response::Missed`] after falling too far behind; `None` when
-    /// the session is over. Cancellation-safe.
+    /// the session is over. Cancellation-safe: a dropped call loses no event.
     pub async fn next(&mut self) -> Option<Response> {
-        tokio::select! {
-            biased;
-            event = self.events.recv() => match event {
-                Ok(event) => Some(event),
-                Err(broadcast::error::RecvError::Lagged(events)) => Some(Response::Missed { events }),
-                Err(broadcast::error::RecvError::Closed) => None,
-            },
-            _ = self.closed.wait_for(Option::is_some) => None,
+        if std::mem::take(&mut self.missed) {
+            return Some(Response::Missed { events: 0 });
+        }
+        if let Some(event) = self.backlog.pop_front() {
+            return Some(told(&event));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                event = self.next.recv() => match event {
+                    Ok(event) if event.number > self.heard && feed::fits(&self.jobs, &event) => {
+                        return Some(told(&event));
+                    }
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(events)) => {
+                        return Some(Response::Missed { events });
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                },
+                _ = self.closed.wait_for(Option::is_some) => return None,
+            }
         }
     }
+}
+
+fn told(event: &Event) -> Response {
+    Response::Event { event: Box::new(event.clone()) }
 }
 
 /// One job of an open session.
@@ -548,7 +658,7 @@ impl JobHandle {
 
     /// The job as it is now; `None` once it is past retention.
     pub async fn view(&self) -> Option<JobView> {
-        self.session.inner.engine.list(Some(vec![self.id])).await.pop()
+        self.session.inner.engine.list(Selection::ids([self.id])).await.pop()
     }
 
     /// Its journaled history.

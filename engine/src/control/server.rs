@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{REQUEST_MAX, Request, Response};
+use super::{REQUEST_MAX, Request, Response, Selection};
 use crate::session::Engine;
 
 /// Serves until the engine's task set is dropped.
@@ -54,7 +54,7 @@ async fn client(stream: UnixStream, engine: Engine) {
             return;
         }
         let answer = match serde_json::from_slice(&line) {
-            Ok(Request::Subscribe { .. }) => return subscribe(&mut write, &engine).await,
+            Ok(Request::Subscribe { after, jobs }) => return subscribe(&mut write, &engine, after, jobs).await,
             Ok(request) => engine.call(request).await,
             Err(error) => refused(format!("not a request: {error}")),
         };
@@ -64,10 +64,8 @@ async fn client(stream: UnixStream, engine: Engine) {
     }
 }
 
-/// Events from before the list may come after it; their numbers of bytes and states are older, but
-/// none is missing.
-async fn subscribe(write: &mut OwnedWriteHalf, engine: &Engine) {
-    let mut events = engine.events();
+async fn subscribe(write: &mut OwnedWriteHalf, engine: &Engine, after: Option<u64>, jobs: Selection) {
+    let mut events = engine.listen(after, jobs).await;
     while let Some(event) = events.next().await {
         if send(write, &event).await.is_err() {
             return;

@@ -23,7 +23,10 @@ use bincode::Options as _;
 use longhaul_journal::{DecodeError, RECORD_MAX};
 use serde::{Deserialize, Serialize};
 
-pub use rows::{Archived, LiveRow, Replay, archive_rows, key_row, live_rows, meta_row, read_archive, table};
+pub use rows::{
+    LiveRow, Replay, archive_rows, archived_state, key_row, live_rows, meta_row, read_archive, read_key,
+    spec_parts, table,
+};
 
 use super::step::{Transition, legal};
 use super::{Core, HistoryEntry, Job, JobId, JobSpec};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::job::step::LocalFault;
-use crate::job::{Fingerprint, Job, Part, Snapshot, SnapshotMethod, StageMode};
+use crate::job::{Fingerprint, Job, JobId, Part, Snapshot, SnapshotMethod, StageMode};
 use crate::os::disk::{is_no_space, is_passing};
 use crate::ports::{Disk, File};
 use crate::secret::Secrets;
@@ -189,6 +189,8 @@ pub struct SnapshotSource {
     pub stage_path: PathBuf,
 }
 
+/// The ending of the name of a file of secrets.
+const SECRETS: &str = "secrets";
 /// Bytes of a file of secrets at most.
 const SECRETS_MAX: usize = 256 << 10;
 
@@ -204,6 +206,19 @@ pub fn read_secrets(disk: &dyn Disk, path: &Path) -> io::Result<Secrets> {
         }
     }
     serde_json::from_slice(&text[..filled]).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The path of a job's secrets, whether or not there are any.
+pub fn secrets_path(stage_dir: &Path, job: JobId) -> PathBuf {
+    stage_dir.join(format!("{:016x}.{SECRETS}", job.0))
+}
+
+/// Removes a job's secrets, if there are any.
+pub fn remove_secrets(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    if remove_if_there(disk, path)? {
+        sync_parent_if_there(disk, path)?;
+    }
+    Ok(())
 }
 
 /// Keeps a job's secrets, durably.
@@ -320,12 +335,17 @@ pub struct Remains {
     pub stage: Option<PathBuf>,
     /// The part file's path, for a download, and its identity once that is journaled.
     pub part: Option<(PathBuf, Option<u64>)>,
+    /// The path of the job's secrets, if they go now.
+    pub secrets: Option<PathBuf>,
 }
 
 /// Removes a job's local files.
 pub fn free(disk: &dyn Disk, remains: &Remains) -> io::Result<()> {
     // The directory is synced also where nothing was found: an earlier attempt may have removed it and not
     // come as far as the sync, and a power cut would bring it back when nobody looks for it any more.
+    if let Some(secrets) = &remains.secrets {
+        remove_secrets(disk, secrets)?;
+    }
     if let Some(stage) = &remains.stage {
         remove_if_there(disk, &temporary(stage))?;
         remove_if_there(disk, stage)?;
@@ -355,14 +375,32 @@ fn sync_parent_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
 }
 
+/// What the staging area keeps for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kept {
+    /// Its snapshot.
+    Copy,
+    /// Its secrets.
+    Secrets,
+}
+
 /// Removes what the staging area holds for jobs that need nothing there; says which number is the
 /// highest it has seen.
-pub fn sweep(disk: &dyn Disk, stage_dir: &Path, keep: impl Fn(u64) -> bool) -> io::Result<Vec<PathBuf>> {
+pub fn sweep(
+    disk: &dyn Disk,
+    stage_dir: &Path,
+    keep: impl Fn(u64, Kept) -> bool,
+) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for path in disk.list(stage_dir)? {
         // Nothing is being copied at this moment: a temporary file is what a crash has left, or brought back.
         let is_temporary = path.extension().is_some_and(|extension| extension == "tmp");
-        let unneeded = number(&path).is_some_and(|job| is_temporary || !keep(job));
+        let kind = if path.extension().is_some_and(|extension| extension == SECRETS) {
+            Kept::Secrets
+        } else {
+            Kept::Copy
+        };
+        let unneeded = number(&path).is_some_and(|job| is_temporary || !keep(job, kind));
         if unneeded && remove_if_there(disk, &path)? {
             removed.push(path);
         }
@@ -376,7 +414,7 @@ pub fn sweep(disk: &dyn Disk, stage_dir: &Path, keep: impl Fn(u64) -> bool) -> i
 /// The job number in a staging file's name; `None` for names that are not ours.
 pub fn number(path: &Path) -> Option<u64> {
     let (number, extension) = path.file_name()?.to_str()?.split_once('.')?;
-    let ours = number.len() == 16 && matches!(extension, "stage" | "tmp");
+    let ours = number.len() == 16 && matches!(extension, "stage" | "tmp" | SECRETS);
     ours.then(|| u64::from_str_radix(number, 16).ok()).flatten()
 }
 

@@ -23,7 +23,8 @@ use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc};
 use super::staging::{changed, local};
 use crate::job::step::LocalFault;
 use crate::job::{ChecksumAlgorithm, Fingerprint};
-use crate::ports::{File, NetErrorKind, Ports, ResponseBody};
+use crate::ports::{Clock, File, NetErrorKind, Ports, ResponseBody};
+use crate::schedule::limit::Bucket;
 
 /// Bytes read from a snapshot at a time.
 const PIECE: u64 = 256 << 10;
@@ -101,6 +102,11 @@ impl Gate {
         (!self.stop.load(Ordering::Acquire)).then_some(held)
     }
 
+    /// Whether no blocking call is under way.
+    pub fn is_clear(&self) -> bool {
+        self.lock.try_write().is_ok()
+    }
+
     /// Resolves when no blocking call of before is under way any more.
     pub async fn cleared(&self) {
         drop(self.lock.write().await);
@@ -133,6 +139,57 @@ pub async fn gated<T: Send + 'static>(
         .await
 }
 
+/// How fast a job's bytes may go: by its own limit, and by that of all jobs together.
+#[derive(Clone, Default)]
+pub struct Pace {
+    buckets: Vec<Arc<Mutex<Bucket>>>,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl std::fmt::Debug for Pace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pace").field("buckets", &self.buckets).finish_non_exhaustive()
+    }
+}
+
+impl Pace {
+    /// So many bytes a second; as fast as can be for `None`.
+    pub fn new(rate: Option<u64>, ports: &Ports) -> Self {
+        Self::default().with(rate, ports)
+    }
+
+    /// The same, and not above this rate either.
+    pub fn with(&self, rate: Option<u64>, ports: &Ports) -> Self {
+        let mut pace = self.clone();
+        if let Some(rate) = rate {
+            pace.buckets.push(Arc::new(Mutex::new(Bucket::new(rate, ports.clock.elapsed()))));
+            pace.clock = Some(Arc::clone(&ports.clock));
+        }
+        pace
+    }
+
+    /// Waits until so many bytes may go.
+    async fn leave(&self, bytes: u64) {
+        let Some(clock) = &self.clock else { return };
+        let now = clock.elapsed();
+        let take = |bucket: &Arc<Mutex<Bucket>>| {
+            bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, now)
+        };
+        let span = self.buckets.iter().map(take).max().unwrap_or_default();
+        if !span.is_zero() {
+            clock.sleep(span).await;
+        }
+    }
+
+    /// The largest piece that keeps it smooth.
+    fn piece(&self, most: u64) -> u64 {
+        let piece = |bucket: &Arc<Mutex<Bucket>>| {
+            bucket.lock().unwrap_or_else(PoisonError::into_inner).piece()
+        };
+        self.buckets.iter().map(piece).min().unwrap_or(most).min(most)
+    }
+}
+
 /// Where a failing body leaves its reason: the connection only sees a broken stream.
 pub type FaultSlot = Arc<Mutex<Option<LocalFault>>>;
 
@@ -153,6 +210,8 @@ pub struct Upload {
     pub guard: Option<Fingerprint>,
     /// Told as pieces are handed to the connection.
     pub progress: Arc<Progress>,
+    /// How fast.
+    pub pace: Pace,
     /// Told when the file fails.
     pub fault: FaultSlot,
 }
@@ -160,14 +219,15 @@ pub struct Upload {
 impl Upload {
     /// The range as a stream of pieces.
     pub fn into_stream(self, ports: Ports) -> BoxStream<'static, io::Result<Bytes>> {
-        let Self { lane, file, range, guard, progress, fault } = self;
+        let Self { lane, file, range, guard, progress, pace, fault } = self;
         let pool = Pool::default();
-        let count = (range.end - range.start).div_ceil(PIECE);
+        let piece_len = pace.piece(PIECE);
+        let count = (range.end - range.start).div_ceil(piece_len);
         let mut reached = range.start;
         futures_util::stream::iter(0..count)
             .map(move |index| {
-                let start = range.start + index * PIECE;
-                let piece = start..(start + PIECE).min(range.end);
+                let start = range.start + index * piece_len;
+                let piece = start..(start + piece_len).min(range.end);
                 let (file, pool, ports) = (Arc::clone(&file), pool.clone(), ports.clone());
                 let fault = Arc::clone(&fault);
                 async move {
@@ -181,6 +241,15 @@ impl Upload {
                 }
             })
             .buffered(READ_AHEAD)
+            .then(move |piece| {
+                let pace = pace.clone();
+                async move {
+                    if let Ok(piece) = &piece {
+                        pace.leave(piece.len() as u64).await;
+                    }
+                    piece
+                }
+            })
             .inspect(move |piece| {
                 if let Ok(piece) = piece {
                     reached += piece.len() as u64;
@@ -264,6 +333,8 @@ pub struct Download {
     pub share: u16,
     /// Told as bytes arrive.
     pub progress: Arc<Progress>,
+    /// How fast.
+    pub pace: Pace,
     /// The job's gate.
     pub gate: Gate,
 }
@@ -287,7 +358,7 @@ impl Download {
         mut body: Box<dyn ResponseBody>,
         synced: impl FnMut(Range<u64>) + Send,
     ) -> End {
-        let Self { lane, file, offset, limit, within, share, progress, gate } = self;
+        let Self { lane, file, offset, limit, within, share, progress, pace, gate } = self;
         // Whatever lies past the journaled extents is not trusted, and must not outlive the end.
         let cut = Arc::clone(&file);
         if !within && let Err(error) = gated(ports, &gate, move || cut.set_len(offset)).await {
@@ -296,7 +367,7 @@ impl Download {
         let sync_bytes = SYNC_BYTES / u64::from(share.max(1));
         let (full, queue) = mpsc::channel(QUEUE);
         let (empty, spare) = mpsc::channel(QUEUE + 2);
-        let reader = read_body(&mut *body, offset, limit, (&progress, lane), full, spare, ports);
+        let reader = read_body(&mut *body, offset, limit, (&progress, lane), &pace, (full, spare), ports);
         let writer =
             Writer { ports, gate: &gate, file, position: offset, synced_to: offset, sync_bytes, synced };
         let (ended, written) = futures_util::future::join(reader, writer.run(queue, empty)).await;
@@ -322,8 +393,8 @@ async fn read_body(
     offset: u64,
     limit: Option<u64>,
     (progress, lane): (&Progress, u16),
-    full: mpsc::Sender<Vec<u8>>,
-    mut spare: mpsc::Receiver<Vec<u8>>,
+    pace: &Pace,
+    (full, mut spare): (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>),
     ports: &Ports,
 ) -> Result<(), crate::ports::NetError> {
     let mut buffer = Vec::with_capacity(WRITE_BUFFER);
@@ -346,6 +417,7 @@ async fn read_body(
         if chunk.len() as u64 > left {
             chunk.truncate(left as usize);
         }
+        pace.leave(chunk.len() as u64).await;
         left -= chunk.len() as u64;
         reached += chunk.len() as u64;
         progress.reached(lane, reached);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use longhaul::control::{Response, Selection};
-use longhaul::sim::{Blocking, Ports, Transition};
+use longhaul::sim::{Blocking, Ports, Survey, Transition};
 use longhaul::{Closed, JobState, JobView, OpenError, Session, SessionOptions, SubmitError};
 use longhaul_journal::{Executor, Journal, Opened};
 
@@ -132,9 +132,10 @@ impl Sim {
         end
     }
 
-    fn open_journal(&self, life: u64) -> Option<Opened<Transition>> {
+    fn open_journal(&self, life: u64) -> Option<Opened<Transition, Survey>> {
         let store = SimStore::new(&self.world, life);
-        match Journal::open_store(Box::new(store), Executor::Inline) {
+        let survey = Survey::new(self.scenario.stage_budget);
+        match Journal::open_store_into(Box::new(store), Executor::Inline, survey) {
             Ok(opened) => {
                 lock(&self.oracle).read(&self.world, &opened);
                 Some(opened)

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longhaul::sim::{Phase, Record, Transition};
+use longhaul::sim::{Phase, Record, Survey, Transition};
 use longhaul::{JobId, JobState, JobView};
 use longhaul_journal::{Opened, Seq};
 
@@ -128,7 +128,7 @@ impl Oracle {
     }
 
     /// Looks at what the journal has brought back, before anything acts on it.
-    pub fn read(&mut self, world: &World, opened: &Opened<Transition>) {
+    pub fn read(&mut self, world: &World, opened: &Opened<Transition, Survey>) {
         let report = &opened.report;
         world.note(format_args!("journal: checkpoint {}, last {}", report.checkpoint.0, report.last.0));
         let known_to = self.records.keys().next_back().copied().unwrap_or_default();

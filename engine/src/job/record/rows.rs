@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::v1::{CoreV1, JobSpecV1};
 use super::{ApplyError, HISTORY_HEAD, Jobs, Record, bincode_options, encode};
-use crate::job::{Core, HistoryEntry, Job, JobId, JobSpec};
+use crate::job::{Core, HistoryEntry, Job, JobId, JobSpec, JobState};
 use crate::ports::WallMs;
 
 /// Tables of materialised rows. On disk; never reused.
@@ -81,9 +81,23 @@ pub fn live_rows(job: &Job, with_spec: bool) -> Vec<(RowKey, Vec<u8>)> {
     rows
 }
 
-/// An ended job as its one row.
+/// An ended job as its one row. Its first byte tells whether it ended well, so that ended jobs can be counted
+/// without reading them.
 pub fn archive_rows(job: &Job) -> Vec<(RowKey, Vec<u8>)> {
-    chunks(table::ARCHIVE, job.id, &encode(job))
+    chunks(table::ARCHIVE, job.id, &archived(job))
+}
+
+fn archived(job: &Job) -> Vec<u8> {
+    let mut value = vec![u8::from(job.state() != JobState::Completed)];
+    value.extend(encode(job));
+    value
+}
+
+/// The state of the ended job whose first row this is; `None` for its further rows.
+pub fn archived_state(row: &Row) -> Option<JobState> {
+    let RowKey::Number { sub: 0, .. } = row.key else { return None };
+    let ended_well = *row.value.get(LENGTH)? == 0;
+    Some(if ended_well { JobState::Completed } else { JobState::Failed })
 }
 
 /// What rows a job may have; those that it has not are no matter to a removal.
@@ -98,7 +112,7 @@ impl Job {
 
     /// Keys of the rows of an ended job.
     pub fn archive_keys(&self) -> Vec<RowKey> {
-        let parts = (encode(self).len() + LENGTH).div_ceil(CHUNK) as u32;
+        let parts = (archived(self).len() + LENGTH).div_ceil(CHUNK) as u32;
         (0..parts).map(|sub| RowKey::new(table::ARCHIVE, self.id.0, sub)).collect()
     }
 }
@@ -121,7 +135,22 @@ pub type Archived = Result<Job, String>;
 pub fn read_archive(rows: &[Row]) -> Vec<Archived> {
     let numbers = rows.chunk_by(|one, other| number(one) == number(other));
     let whole = numbers.filter_map(|rows| Some((number(&rows[0])?, joined(values(rows))?)));
-    whole.map(|(id, value)| decode(&RowKey::new(table::ARCHIVE, id.0, 0), &value)).collect()
+    whole.map(|(id, value)| decode(&RowKey::new(table::ARCHIVE, id.0, 0), value.get(1..).unwrap_or_default())).collect()
+}
+
+/// The number in a row of [`key_row`].
+///
+/// # Errors
+///
+/// A sentence that says which row is wrong.
+pub fn read_key(row: &Row) -> Result<JobId, String> {
+    decode(&row.key, &row.value)
+}
+
+/// How many rows a specification takes, by its first one.
+pub fn spec_parts(first: &Row) -> u32 {
+    let len = first.value.first_chunk::<LENGTH>().map_or(0, |len| u32::from_be_bytes(*len));
+    (len as usize + LENGTH).div_ceil(CHUNK) as u32
 }
 
 fn values(rows: &[Row]) -> impl Iterator<Item = &[u8]> {

@@ -217,7 +217,7 @@ fn freeing_takes_only_what_is_ours() {
     fs::remove_file(&part.path).expect("removed");
     fs::write(&part.path, b"a user's file of the same name").expect("written");
     let other = Some(part.ino.wrapping_add(1));
-    let remains = |identity| Remains { stage: None, part: Some((part.path.clone(), identity)) };
+    let remains = |identity| Remains { stage: None, part: Some((part.path.clone(), identity)), secrets: None };
     free(&bench.disk, &remains(other)).expect("nothing to do");
     assert!(part.path.exists());
     free(&bench.disk, &remains(None)).expect("removed");
@@ -231,7 +231,7 @@ fn the_sweep_removes_by_number_and_leaves_strangers() {
     for name in ["0000000000000001.stage", "0000000000000002.tmp", "notes.txt", "1.stage"] {
         fs::write(bench.path("stage").join(name), b"x").expect("written");
     }
-    let removed = sweep(&bench.disk, &bench.path("stage"), |job| job == 1).expect("swept");
+    let removed = sweep(&bench.disk, &bench.path("stage"), |job, _| job == 1).expect("swept");
     assert_eq!(removed, [bench.path("stage/0000000000000002.tmp")]);
     let mut left = bench.staged();
     left.sort();
