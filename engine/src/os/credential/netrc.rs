@@ -67,13 +67,13 @@ pub(super) fn find(text: &[u8], host: &str) -> Result<Option<Login>, String> {
             }
             _unknown => None,
         };
-        if let Some(next) = next {
-            if let Some(ended) = std::mem::replace(&mut entry, next) {
-                if !ended.is_default {
-                    return Ok(ended.login());
-                }
-                fallback = fallback.or(Some(ended));
+        if let Some(next) = next
+            && let Some(ended) = std::mem::replace(&mut entry, next)
+        {
+            if !ended.is_default {
+                return Ok(ended.login());
             }
+            fallback = fallback.or(Some(ended));
         }
     }
     Ok(match entry {
