@@ -702,8 +702,8 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart_by_what_can_be_done() {
-        let path = Path::new("/x");
         type Test = fn(&io::Error) -> bool;
+        let path = Path::new("/x");
         let cases: [(Test, &[Errno]); 4] = [
             (is_no_access, &[Errno::ACCESS, Errno::PERM, Errno::ROFS]),
             (is_away, &[Errno::NODEV, Errno::NXIO, Errno::STALE, Errno::NOTCONN]),

@@ -4,6 +4,9 @@
 //!
 //! - **Connect means unsent.** [`NetErrorKind::Connect`] is said only when no connection was made. Once
 //!   there was one, the loss is `Broken` or `Timeout`, and only a probe can tell what the server has.
+//! - **Offline means not its fault.** [`NetErrorKind::Offline`] is said of a name that cannot be resolved, of
+//!   a missing route and of this machine's want of handles and ports; never of a peer that was reached and
+//!   refused, nor of one that kept silent.
 //! - **Silence ends.** The no-progress span runs anew with every piece of the request that the
 //!   connection takes and every piece of the response; waiting for a head has no limit of its own
 //!   while a body still moves. Interim heads do not count: a server that only says "continue" is
@@ -15,111 +18,78 @@
 //! - An early final reply is delivered while the request body still moves; when the response is
 //!   dropped or at its end, the rest of the body is not sent.
 //!
+//! How a connection is made (proxy, trust, certificate of our own) is `client`'s matter, and what a name leads
+//! to `names`'.
+//!
 //! Absent on purpose: retries, credentials, decompression, cookies, Referer.
+
+mod client;
+mod names;
 
 use std::error::Error;
 use std::io;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version};
-use reqwest::{Body, Client, Request, Response};
+use reqwest::{Body, Request, Response};
+use rustix::io::Errno;
 use url::Url;
 
-use super::abort::{self, Cutter};
+use self::client::{Clients, Kind, Set};
+use self::names::NotPublic;
+use super::abort::Cutter;
 use super::body::{Exchange, Outgoing, PIECE, Pulse};
-use super::redirect::{self, HOPS_MAX, NotPublic, PublicNames};
+use super::redirect::{self, HOPS_MAX};
 use super::{NetOptions, causes};
 use crate::ports::{
     BoxFuture, HttpRequest, HttpResponse, Net, NetError, NetErrorKind, RequestBody, ResponseBody,
 };
 
-const POOL_IDLE: Duration = Duration::from_secs(30);
-
-/// An HTTP/2 connection carries many exchanges: one that is dead must be found out as such, or each
-/// new exchange would wait on it.
-const PING: Duration = Duration::from_secs(20);
-
-/// The kernel gives a connection up this much later than we do, counted from when the peer last took
-/// something. It is what frees a connection whose exchange was dropped while the peer takes nothing:
-/// hyper first wants to write what it has buffered.
-const KERNEL_MARGIN: Duration = Duration::from_secs(5);
-
 /// The longest cause in a message, in characters: some hold names that the peer chose.
 const CAUSE_MAX: usize = 300;
-
-/// By so much the timeout of large uploads differs from all others: that is how their sockets are known.
-const MARK: Duration = Duration::from_millis(37);
 
 /// Request bodies above this many bytes have a connection of their own.
 const LARGE: u64 = 1 << 20;
 
-/// What a client is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Ordinary,
-    PublicOnly,
-    Large,
-}
-
 /// The network.
 #[derive(Debug)]
 pub(super) struct HttpNet {
-    client: Client,
-    /// For redirects that begin at a public address: connects to public addresses only. Made when
-    /// first needed, as each client reads the trust store.
-    public: OnceLock<Client>,
-    /// For large uploads: a connection each, which can be cut off.
-    large: OnceLock<Client>,
-    options: NetOptions,
+    clients: Arc<Clients>,
+    no_progress: Duration,
 }
 
 impl HttpNet {
     pub(super) fn new(options: NetOptions) -> Result<Self, NetError> {
-        let client = client(&options, Kind::Ordinary)?;
-        Ok(Self { client, public: OnceLock::new(), large: OnceLock::new(), options })
-    }
-
-    fn public(&self) -> Result<&Client, NetError> {
-        if let Some(client) = self.public.get() {
-            return Ok(client);
-        }
-        let made = client(&self.options, Kind::PublicOnly)?;
-        Ok(self.public.get_or_init(|| made))
-    }
-
-    fn large(&self) -> Result<&Client, NetError> {
-        if let Some(client) = self.large.get() {
-            return Ok(client);
-        }
-        let made = client(&self.options, Kind::Large)?;
-        Ok(self.large.get_or_init(|| made))
+        let no_progress = options.no_progress;
+        Ok(Self { clients: Arc::new(Clients::new(options)?), no_progress })
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, NetError> {
-        let HttpRequest { method, url, mut headers, body, follow_redirects, transport: _ } = request;
+        let HttpRequest { method, url, mut headers, body, follow_redirects, transport } = request;
         let mut url = redirect::parse(&url).map_err(refused)?;
+        let set = self.clients.of(&transport).await?;
         let follows = follow_redirects
             && matches!(method, Method::GET | Method::HEAD)
             && matches!(body, RequestBody::Empty);
         if !follows {
-            let (response, exchange) = self.once(&self.client, method, &url, headers, body).await?;
+            let (response, exchange) = self.once(&set, Kind::Ordinary, method, &url, headers, body).await?;
             return Ok(self.reply(response, url, exchange));
         }
-        let mut client = &self.client;
+        let mut kind = Kind::Ordinary;
         for _ in 0..=HOPS_MAX {
             let (response, exchange) =
-                self.once(client, method.clone(), &url, headers.clone(), RequestBody::Empty).await?;
+                self.once(&set, kind, method.clone(), &url, headers.clone(), RequestBody::Empty).await?;
             let target = redirect::target(&url, response.status(), response.headers());
             let Some(to) = target.map_err(|why| refused_at(&url, &why))? else {
                 return Ok(self.reply(response, url, exchange));
             };
             if response.remote_addr().is_some_and(|address| redirect::is_public(address.ip())) {
                 // From here on, for good: a way back home by a third host is no better.
-                client = self.public()?;
+                kind = Kind::PublicOnly;
                 if redirect::is_private_literal(&to) {
                     return Err(refused_at(&url, &NotPublic.to_string()));
                 }
@@ -133,7 +103,8 @@ impl HttpNet {
     /// One request and its head.
     async fn once(
         &self,
-        client: &Client,
+        set: &Set,
+        kind: Kind,
         method: Method,
         url: &Url,
         headers: HeaderMap,
@@ -142,7 +113,7 @@ impl HttpNet {
         let exchange = Exchange { pulse: Pulse::new(), cutter: Cutter::default() };
         let pulse = &exchange.pulse;
         let large = matches!(&body, RequestBody::Stream { len, .. } if *len > LARGE);
-        let client = if large { self.large()? } else { client };
+        let client = set.get(if large { Kind::Large } else { kind })?;
         let expects_length = matches!(method, Method::POST | Method::PUT | Method::PATCH);
         let mut request = Request::new(method, url.clone());
         *request.headers_mut() = headers;
@@ -176,11 +147,7 @@ impl HttpNet {
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
             url: url.to_string(),
-            body: Box::new(Incoming {
-                open: Some((response, exchange)),
-                url,
-                no_progress: self.options.no_progress,
-            }),
+            body: Box::new(Incoming { open: Some((response, exchange)), url, no_progress: self.no_progress }),
         }
     }
 
@@ -190,7 +157,7 @@ impl HttpNet {
         pulse: &Pulse,
         call: impl Future<Output = Result<T, reqwest::Error>>,
     ) -> Result<T, NetError> {
-        watch(self.options.no_progress, url, pulse, call).await
+        watch(self.no_progress, url, pulse, call).await
     }
 }
 
@@ -198,48 +165,6 @@ impl Net for HttpNet {
     fn send(&self, request: HttpRequest) -> BoxFuture<'_, Result<HttpResponse, NetError>> {
         Box::pin(self.exchange(request))
     }
-}
-
-fn client(options: &NetOptions, kind: Kind) -> Result<Client, NetError> {
-    let mut builder = Client::builder()
-        .user_agent(concat!("longhaul/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .referer(false)
-        // An embedder's other crates may turn reqwest's features on for all.
-        .no_gzip()
-        .no_brotli()
-        .no_zstd()
-        .no_deflate()
-        .connect_timeout(options.connect)
-        .pool_idle_timeout(POOL_IDLE)
-        .tcp_nodelay(true)
-        .http2_adaptive_window(true)
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PING);
-    #[cfg(target_os = "linux")]
-    {
-        builder = builder.tcp_user_timeout(options.no_progress + KERNEL_MARGIN);
-    }
-    if !options.system_proxy {
-        builder = builder.no_proxy();
-    }
-    builder = match kind {
-        Kind::Ordinary => builder,
-        Kind::PublicOnly => builder.dns_resolver(PublicNames),
-        Kind::Large => {
-            let mark = options.no_progress + KERNEL_MARGIN + MARK;
-            let mark_ms = u32::try_from(mark.as_millis()).unwrap_or(u32::MAX);
-            #[cfg(target_os = "linux")]
-            {
-                builder = builder.tcp_user_timeout(mark);
-            }
-            builder.pool_max_idle_per_host(0).connector_layer(abort::Watch { mark_ms })
-        }
-    };
-    builder.build().map_err(|error| NetError {
-        kind: NetErrorKind::Tls,
-        message: format!("cannot set up TLS: {}", cause(&error)),
-    })
 }
 
 /// A response body on its way in.
@@ -301,30 +226,69 @@ fn lost(url: &Url, pulse: &Pulse, error: reqwest::Error) -> NetError {
     if let Some(why) = pulse.failure() {
         return NetError { kind: NetErrorKind::Body, message: why.to_owned() };
     }
-    let kind = kind(&error);
-    let what = match kind {
-        NetErrorKind::Connect => "cannot connect",
-        NetErrorKind::Offline => "no way there",
-        NetErrorKind::Tls => "no trusted connection",
-        NetErrorKind::Refused => "refused",
-        NetErrorKind::Timeout | NetErrorKind::Broken | NetErrorKind::Body => "connection lost",
-    };
+    let (kind, what) = kind(&error);
     NetError { kind, message: format!("{}: {what}: {}", origin(url), cause(&error)) }
 }
 
-fn kind(error: &reqwest::Error) -> NetErrorKind {
+/// What kind of loss it is, and how people call it.
+fn kind(error: &reqwest::Error) -> (NetErrorKind, &'static str) {
     if error.is_builder() || causes(error).any(<dyn Error>::is::<NotPublic>) {
-        return NetErrorKind::Refused;
+        return (NetErrorKind::Refused, "refused");
     }
     if error.is_connect() {
+        if error.is_dns() {
+            return (NetErrorKind::Offline, "cannot resolve the host");
+        }
+        if let Some(what) = causes(error).find_map(no_way) {
+            return (NetErrorKind::Offline, what);
+        }
         // rustls says what it thinks of the peer in errors of this kind, and nothing else in making a
         // connection does.
         return match io_kind(error) {
-            Some(io::ErrorKind::InvalidData) => NetErrorKind::Tls,
-            _ => NetErrorKind::Connect,
+            Some(io::ErrorKind::InvalidData) => (NetErrorKind::Tls, "no trusted connection"),
+            _ => (NetErrorKind::Connect, "cannot connect"),
         };
     }
-    if error.is_timeout() { NetErrorKind::Timeout } else { NetErrorKind::Broken }
+    if causes(error).any(wants_other_certificate) {
+        return (NetErrorKind::Tls, "the server takes no connection with this client certificate, or none");
+    }
+    let kind = if error.is_timeout() { NetErrorKind::Timeout } else { NetErrorKind::Broken };
+    (kind, "connection lost")
+}
+
+/// Whether the peer refuses the certificate that it was shown, or the lack of one. In TLS 1.3 that comes when
+/// the connection is already made on this side, in place of the first answer.
+fn wants_other_certificate(error: &(dyn Error + 'static)) -> bool {
+    use rustls::AlertDescription as Alert;
+    let Some(rustls::Error::AlertReceived(alert)) = error.downcast_ref() else { return false };
+    matches!(
+        alert,
+        Alert::AccessDenied
+            | Alert::BadCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRequired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::UnsupportedCertificate
+    )
+}
+
+/// Whether no connection was made for a reason on this side of the peer.
+fn no_way(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let number = error.downcast_ref::<io::Error>()?.raw_os_error()?;
+    let is_any = |numbers: &[Errno]| numbers.iter().any(|errno| errno.raw_os_error() == number);
+    if is_any(&[Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::NETDOWN]) {
+        Some("no route")
+    } else if is_any(&[Errno::ADDRNOTAVAIL]) {
+        Some("no free port, or no address, to connect from")
+    } else if is_any(&[Errno::MFILE, Errno::NFILE]) {
+        Some("no free file handle")
+    } else if is_any(&[Errno::NOBUFS]) {
+        Some("no memory for a connection")
+    } else {
+        None
+    }
 }
 
 fn io_kind(error: &reqwest::Error) -> Option<io::ErrorKind> {

@@ -11,26 +11,27 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::ports::Transport;
 
 /// Long enough that a busy machine keeps what is due in half of it.
 const SPAN: Duration = Duration::from_millis(600);
 
-fn net() -> HttpNet {
+pub(super) fn net() -> HttpNet {
     HttpNet::new(NetOptions { no_progress: SPAN, connect: SPAN * 10, system_proxy: false }).unwrap()
 }
 
-fn request(method: Method, url: &str, body: RequestBody) -> HttpRequest {
+pub(super) fn request(method: Method, url: &str, body: RequestBody) -> HttpRequest {
     HttpRequest {
         method,
         url: url.to_owned(),
         headers: HeaderMap::new(),
         body,
         follow_redirects: true,
-        transport: crate::ports::Transport::default(),
+        transport: Transport::default(),
     }
 }
 
-fn get(url: &str) -> HttpRequest {
+pub(super) fn get(url: &str) -> HttpRequest {
     request(Method::GET, url, RequestBody::Empty)
 }
 
@@ -38,14 +39,14 @@ fn streamed(len: u64, pieces: Vec<io::Result<Bytes>>) -> RequestBody {
     RequestBody::Stream { len, pieces: stream::iter(pieces).boxed() }
 }
 
-async fn failure(net: &HttpNet, request: HttpRequest) -> NetError {
+pub(super) async fn failure(net: &HttpNet, request: HttpRequest) -> NetError {
     match net.send(request).await {
         Ok(response) => body(response).await.unwrap_err(),
         Err(error) => error,
     }
 }
 
-async fn body(mut response: HttpResponse) -> Result<Vec<u8>, NetError> {
+pub(super) async fn body(mut response: HttpResponse) -> Result<Vec<u8>, NetError> {
     let mut all = Vec::new();
     while let Some(chunk) = response.body.chunk().await? {
         all.extend_from_slice(&chunk);
@@ -54,7 +55,7 @@ async fn body(mut response: HttpResponse) -> Result<Vec<u8>, NetError> {
 }
 
 /// Reads one head, lower-cased; what follows it stays unread or is returned with it.
-async fn head(stream: &mut TcpStream) -> String {
+pub(super) async fn head(stream: &mut TcpStream) -> String {
     let mut seen = Vec::new();
     while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -66,7 +67,7 @@ async fn head(stream: &mut TcpStream) -> String {
 }
 
 /// Answers each connection's first request with the next of `replies`; returns the heads seen.
-async fn server(replies: Vec<String>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+pub(super) async fn server(replies: Vec<String>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let heads = Arc::new(Mutex::new(Vec::new()));
@@ -84,7 +85,9 @@ async fn server(replies: Vec<String>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
 }
 
 /// Runs `serve` on the first connection.
-async fn first<F, T>(serve: impl FnOnce(TcpStream) -> F + Send + 'static) -> (String, JoinHandle<T>)
+pub(super) async fn first<F, T>(
+    serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+) -> (String, JoinHandle<T>)
 where
     F: Future<Output = T> + Send,
     T: Send + 'static,
@@ -95,13 +98,13 @@ where
     (url, task)
 }
 
-async fn rest(mut stream: TcpStream) -> Vec<u8> {
+pub(super) async fn rest(mut stream: TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     let _ = stream.read_to_end(&mut all).await;
     all
 }
 
-fn reply(headers: &str, body: &str) -> String {
+pub(super) fn reply(headers: &str, body: &str) -> String {
     let len = body.len();
     format!("HTTP/1.1 200 OK\r\n{headers}content-length: {len}\r\nconnection: close\r\n\r\n{body}")
 }
@@ -252,8 +255,9 @@ async fn a_public_chain_does_not_lead_home() {
     let (at, heads) = server(vec![reply("", "")]).await;
     let net = net();
     let url = Url::parse(&format!("http://localhost:{}/?secret", at.port())).unwrap();
-    let sent = net.once(net.public().unwrap(), Method::GET, &url, HeaderMap::new(), RequestBody::Empty);
-    let error = sent.await.err().unwrap();
+    let set = net.clients.of(&Transport::default()).await.unwrap();
+    let (kind, headers, body) = (Kind::PublicOnly, HeaderMap::new(), RequestBody::Empty);
+    let error = net.once(&set, kind, Method::GET, &url, headers, body).await.err().unwrap();
     assert_eq!(error.kind, NetErrorKind::Refused, "{error}");
     assert!(heads.lock().unwrap().is_empty());
 }
@@ -352,7 +356,8 @@ async fn connect_is_said_only_of_what_was_not_sent() {
     assert_eq!(error.kind, NetErrorKind::Connect);
     assert!(error.message.contains("refused") && !error.message.contains("secret"), "{error}");
     let error = failure(&net(), get("http://nobody.invalid/?secret")).await;
-    assert_eq!(error.kind, NetErrorKind::Connect, "{error}");
+    assert_eq!(error.kind, NetErrorKind::Offline, "{error}");
+    assert!(error.message.starts_with("http://nobody.invalid: cannot resolve the host: "), "{error}");
 
     let (url, reset) = first(|mut stream| async move {
         head(&mut stream).await;
@@ -493,4 +498,117 @@ async fn a_dropped_upload_takes_its_buffers_with_it() {
     };
     assert_eq!(end, Err(io::ErrorKind::ConnectionReset), "the rest was thrown away, not sent");
     assert!(taken < before, "{taken} bytes of {before} arrived");
+}
+
+#[tokio::test]
+async fn old_and_simple_servers_are_understood() {
+    for (answer, framed, whole) in [
+        ("HTTP/1.0 200 OK\r\n\r\nbody", false, "body"),
+        ("HTTP/1.0 200 OK\r\ncontent-length: 4\r\n\r\nbody", true, "body"),
+        ("HTTP/1.1 200 OK\r\n\r\nbody", false, "body"),
+        ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nbody", false, "body"),
+        ("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\nbody", true, "body"),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nbo\r\n2;x=y\r\ndy\r\n0\r\n\r\n",
+            true,
+            "body",
+        ),
+        ("HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n", true, ""),
+        ("HTTP/1.1 204 No Content\r\n\r\n", false, ""),
+    ] {
+        let (at, _) = server(vec![answer.to_owned()]).await;
+        let response = net().send(get(&format!("http://{at}/"))).await.unwrap();
+        assert_eq!(response.framed, framed, "{answer}");
+        assert_eq!(body(response).await.unwrap(), whole.as_bytes(), "{answer}");
+    }
+}
+
+/// A connection that was kept and cut in the meantime must not cost an attempt: of the next request the
+/// server has seen nothing.
+#[tokio::test]
+async fn a_kept_connection_that_was_cut_is_made_anew() {
+    let kept = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nkept";
+    let (at, heads) = server(vec![kept.to_owned(); 4]).await;
+    let net = net();
+    let url = format!("http://{at}/");
+    let abc = || streamed(3, vec![Ok(Bytes::from("abc"))]);
+    for (method, sent) in [
+        (Method::GET, RequestBody::Empty),
+        (Method::POST, RequestBody::Bytes(Bytes::from("abc"))),
+        (Method::PUT, abc()),
+        (Method::PATCH, abc()),
+    ] {
+        let response = net.send(request(method, &url, sent)).await.unwrap();
+        assert_eq!(body(response).await.unwrap(), b"kept");
+        // Time for the news to come in.
+        tokio::time::sleep(SPAN / 6).await;
+    }
+    assert_eq!(heads.lock().unwrap().len(), 4, "one connection each");
+}
+
+#[tokio::test]
+async fn ipv6_literals_are_hosts() {
+    let Ok(listener) = TcpListener::bind("[::1]:0").await else {
+        println!("skipped: this machine has no ::1");
+        return;
+    };
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    assert!(url.starts_with("http://[::1]:"), "{url}");
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let head = head(&mut stream).await;
+        stream.write_all(reply("", "six").as_bytes()).await.unwrap();
+        head
+    });
+    let response = net().send(get(&url)).await.unwrap();
+    assert_eq!(response.url, url);
+    assert_eq!(body(response).await.unwrap(), b"six");
+    assert!(served.await.unwrap().contains("host: [::1]:"));
+}
+
+#[test]
+fn what_is_missing_on_this_side_is_told_from_what_the_peer_did() {
+    let what = |errno: Errno| no_way(&io::Error::from(errno));
+    for errno in [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::NETDOWN] {
+        assert_eq!(what(errno), Some("no route"));
+    }
+    for errno in [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS] {
+        assert!(what(errno).is_some_and(|what| what.starts_with("no ")), "{errno}");
+    }
+    for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT, Errno::PIPE, Errno::ACCESS] {
+        assert_eq!(what(errno), None, "{errno}");
+    }
+}
+
+/// By way of everything between the system call and us: Linux has no route to a group of hosts for TCP.
+#[tokio::test]
+async fn no_route_is_offline() {
+    let error = failure(&net(), get("http://224.0.0.1:9/?secret")).await;
+    assert_eq!(error.kind, NetErrorKind::Offline, "{error}");
+    assert_eq!(error.message, "http://224.0.0.1:9: no route: Network is unreachable (os error 101)");
+}
+
+/// In a process of its own, as it takes all handles.
+#[test]
+fn no_free_file_handle_is_offline() {
+    const CHILD: &str = "LONGHAUL_TEST_TAKES_ALL_HANDLES";
+    if std::env::var_os(CHILD).is_none() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "os::net::tests::no_free_file_handle_is_offline"]).env(CHILD, "1");
+        let ended = child.output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(ended.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let net = net();
+        let limit = rustix::process::Rlimit { current: Some(64), maximum: Some(64) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+        let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        assert!(!taken.is_empty());
+        let error = failure(&net, get("http://127.0.0.1:9/")).await;
+        assert_eq!(error.kind, NetErrorKind::Offline, "{error}");
+        assert!(error.message.contains("no free file handle: Too many open files"), "{error}");
+    });
 }
