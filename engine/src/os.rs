@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`net`] | reqwest, rustls | one exchange is one exchange: nothing is retried that a server may have seen |
 //! | [`disk`] | system calls | no symbolic link is followed at a path's end; errors name the path |
-//! | [`clock`] | std, tokio | elapsed time never jumps |
+//! | [`clock`] | the kernel, tokio | elapsed time never jumps, and goes on while the machine sleeps |
 //! | [`entropy`] | the kernel | never predictable, never empty |
 //!
 //! Absent on purpose: policy. What to retry, when, and with which credentials is decided above.

@@ -208,6 +208,12 @@ pub trait Disk: Send + Sync + 'static {
     fn inspect(&self, path: &Path) -> io::Result<Option<Fingerprint>>;
     /// Whether the path is a directory (links followed).
     fn is_dir(&self, path: &Path) -> bool;
+    /// The device number that a file of this path has or would have, told by the nearest of its directories
+    /// that is there; 0 where that is unknown.
+    fn device_of_nearest(&self, path: &Path) -> io::Result<u64> {
+        let _ = path;
+        Ok(0)
+    }
     /// Bytes free to this user on the file system of the path.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
 }
@@ -252,9 +258,9 @@ pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since the Unix epoch; may jump. Used for what people read and for deadlines
     /// that must survive a restart.
     fn now(&self) -> WallMs;
-    /// Time since some start; never jumps back.
+    /// Time since some start, time asleep included; never jumps back.
     fn elapsed(&self) -> Duration;
-    /// Resolves after `span` of monotonic time.
+    /// Resolves after `span` of [`Clock::elapsed`].
     fn sleep(&self, span: Duration) -> BoxFuture<'static, ()>;
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Promises beyond [`Disk`]:
 //!
-//! - No call follows a symbolic link at the end of its path, but for `resolve`, `is_dir` and
-//!   `free_space`, which only look. No call blocks on a FIFO or wakes a device.
+//! - No call follows a symbolic link at the end of its path, but for `resolve`, `is_dir`, `free_space`
+//!   and `device_of_nearest`, which only look. No call blocks on a FIFO or wakes a device.
 //! - Every error names the path and what was tried, and keeps its [`io::ErrorKind`]; [`os_error`]
 //!   finds the system's number in it and [`is_no_space`] tells a full disk from a broken one.
 //! - A failed `fsync` is reported once and not tried again: the kernel may have dropped the pages and
@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{
-    Advice, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx, StatxFlags, fadvise, fchmod,
-    fdatasync, fsync, ftruncate, ioctl_ficlone, linkat, makedev, openat, renameat, renameat_with, seek,
-    statvfs, statx, unlinkat,
+    Advice, AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx, StatxFlags,
+    fadvise, fallocate, fchmod, fdatasync, fsync, ftruncate, ioctl_ficlone, linkat, makedev, openat,
+    renameat, renameat_with, seek, statvfs, statx, unlinkat,
 };
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
@@ -164,6 +164,19 @@ impl Disk for OsDisk {
         path.is_dir()
     }
 
+    fn device_of_nearest(&self, path: &Path) -> io::Result<u64> {
+        let failed = |error| wrap("look at", path, error);
+        for at in path.ancestors().filter(|at| !at.as_os_str().is_empty()) {
+            // Links are followed: what counts is where a file of this name would be.
+            match retry_on_intr(|| statx(CWD, at, AtFlags::empty(), StatxFlags::BASIC_STATS)) {
+                Ok(found) => return Ok(fingerprint(&found).dev),
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(failed(Errno::NOENT))
+    }
+
     fn free_space(&self, path: &Path) -> io::Result<u64> {
         let found = statvfs(path).map_err(|error| wrap("measure the space of", path, error))?;
         // `bavail`, not `bfree`: what is kept for root is not ours to fill.
@@ -244,6 +257,22 @@ impl File for OsFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         retry_on_intr(|| ftruncate(&self.fd, len)).map_err(|error| self.failed("set the length of", error))
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return self.set_len(0);
+        }
+        // The call itself, not the C library's emulation of it, which writes every block.
+        match retry_on_intr(|| fallocate(&self.fd, FallocateFlags::empty(), 0, len)) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.set_len(len),
+            Err(error) => {
+                // ext4 keeps what it had taken when it ran out of space.
+                let _as_it_was = self.set_len(0);
+                Err(self.failed("reserve the space of", error))
+            }
+        }
     }
 
     fn fingerprint(&self) -> io::Result<Fingerprint> {
@@ -394,18 +423,33 @@ pub(crate) fn os_error(error: &io::Error) -> Option<i32> {
 /// Whether it is the process or the machine that is short of something for the moment, not the file that is
 /// at fault.
 pub(crate) fn is_passing(error: &io::Error) -> bool {
-    let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR, Errno::STALE];
-    os_error(error).is_some_and(|number| passing.iter().any(|errno| errno.raw_os_error() == number))
+    is_any(error, &[Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN, Errno::INTR, Errno::STALE])
+}
+
+/// Whether it is rights that are missing, or a file system that is mounted read-only: somebody can change that.
+pub(crate) fn is_no_access(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+        || is_any(error, &[Errno::ACCESS, Errno::PERM, Errno::ROFS])
+}
+
+/// Whether the device, the server or the process behind a mount is gone.
+pub(crate) fn is_away(error: &io::Error) -> bool {
+    is_any(error, &[Errno::NODEV, Errno::NXIO, Errno::STALE, Errno::NOTCONN, Errno::HOSTDOWN])
+}
+
+/// Whether the system only says that reading or writing did not work: a bad disk, or one that was pulled out.
+pub(crate) fn is_io(error: &io::Error) -> bool {
+    is_any(error, &[Errno::IO])
+}
+
+fn is_any(error: &io::Error, numbers: &[Errno]) -> bool {
+    os_error(error).is_some_and(|number| numbers.iter().any(|errno| errno.raw_os_error() == number))
 }
 
 /// Whether the disk or the user's share of it is full: the one trouble that time may cure.
 pub(crate) fn is_no_space(error: &io::Error) -> bool {
-    let by_number = || {
-        os_error(error).is_some_and(|number| {
-            [Errno::NOSPC, Errno::DQUOT].iter().any(|errno| errno.raw_os_error() == number)
-        })
-    };
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) || by_number()
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || is_any(error, &[Errno::NOSPC, Errno::DQUOT])
 }
 
 #[cfg(test)]
@@ -611,6 +655,69 @@ mod tests {
         let data: u64 = found.iter().map(|range| range.end - range.start).sum();
         assert!(data < 16 * MIB, "the file system of the test keeps no holes");
         assert_eq!(file.next_data(16 * MIB).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_reserved_has_its_length_and_is_zeros() {
+        let (disk, dir) = disk();
+        let path = dir.path().join("file");
+        let file = disk.create_new(&path).unwrap();
+        file.reserve(3 << 20).unwrap();
+        let mut read = vec![1; 4096];
+        assert_eq!(file.read_at(&mut read, (3 << 20) - 4096).unwrap(), 4096);
+        assert_eq!((read, file.fingerprint().unwrap().size), (vec![0; 4096], 3 << 20));
+        // Where the file system can, the space is taken, not only promised.
+        let taken = std::os::unix::fs::MetadataExt::blocks(&path.metadata().unwrap()) * 512;
+        assert!(taken == 0 || taken >= 3 << 20, "{taken}");
+        disk.create_new(&dir.path().join("empty")).unwrap().reserve(0).unwrap();
+    }
+
+    #[test]
+    fn a_reservation_that_fails_takes_nothing() {
+        let (disk, dir) = disk();
+        let path = dir.path().join("file");
+        let file = disk.create_new(&path).unwrap();
+        // More than any file system has: out of space for some, too large a file for others.
+        let error = file.reserve(i64::MAX as u64).unwrap_err();
+        assert!(is_no_space(&error) || error.kind() == io::ErrorKind::FileTooLarge, "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        let left = path.metadata().unwrap();
+        assert_eq!((left.len(), std::os::unix::fs::MetadataExt::blocks(&left)), (0, 0));
+    }
+
+    #[test]
+    fn the_nearest_that_is_there_says_which_file_system_it_would_be() {
+        let (disk, dir) = disk();
+        let here = disk.inspect(dir.path()).unwrap().unwrap().dev;
+        for below in ["", "absent", "absent/more/file"] {
+            assert_eq!(disk.device_of_nearest(&dir.path().join(below)).unwrap(), here);
+        }
+        std::fs::write(dir.path().join("file"), b"x").unwrap();
+        assert_eq!(disk.device_of_nearest(&dir.path().join("file/below")).unwrap(), here);
+        symlink("/proc", dir.path().join("link")).unwrap();
+        let there = disk.inspect(Path::new("/proc")).unwrap().unwrap().dev;
+        assert_eq!(disk.device_of_nearest(&dir.path().join("link/absent")).unwrap(), there);
+        assert_ne!(here, there);
+    }
+
+    #[test]
+    fn errors_are_told_apart_by_what_can_be_done() {
+        type Test = fn(&io::Error) -> bool;
+        let path = Path::new("/x");
+        let cases: [(Test, &[Errno]); 4] = [
+            (is_no_access, &[Errno::ACCESS, Errno::PERM, Errno::ROFS]),
+            (is_away, &[Errno::NODEV, Errno::NXIO, Errno::STALE, Errno::NOTCONN]),
+            (is_passing, &[Errno::MFILE, Errno::NFILE, Errno::NOMEM]),
+            (is_io, &[Errno::IO]),
+        ];
+        for (test, numbers) in cases {
+            for errno in numbers {
+                assert!(test(&wrap("open", path, *errno)) && test(&(*errno).into()), "{errno}");
+            }
+            for errno in [Errno::NOENT, Errno::NOSPC, Errno::INVAL] {
+                assert!(!test(&wrap("open", path, errno)), "{errno}");
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! Where a redirect may lead, and what may travel along. Pure, but for the name lookup of
-//! [`PublicNames`].
+//! Where a redirect may lead, and what may travel along. Pure; what a name leads to is asked in `net`.
 //!
 //! | step | rule |
 //! |---|---|
@@ -12,13 +11,10 @@
 //! Headers are kept by a list of what is harmless, not dropped by a list of what is known as secret:
 //! servers invent their own (`X-Api-Key`), and a `PRIVATE-TOKEN` is one that no library knows.
 
-use std::error::Error;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::header::{ACCEPT, ACCEPT_ENCODING, IF_MATCH, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, USER_AGENT};
 use http::{HeaderMap, HeaderName, StatusCode};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 /// The most redirects of one request.
@@ -134,37 +130,6 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         [0x2002, ..] => is_public_v4(v4_at(2)),
         // 2000::/3 is all that was ever given out; 2001:db8::/32 is for books.
         [first, second, ..] => first & 0xe000 == 0x2000 && (first, second) != (0x2001, 0xdb8),
-    }
-}
-
-/// A resolver that knows public addresses only. Asked at each connect, so that a name that changes
-/// its address between two looks gains nothing.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PublicNames;
-
-/// The name leads nowhere else than into a private network.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NotPublic;
-
-impl fmt::Display for NotPublic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("redirect from a public address to a private one")
-    }
-}
-
-impl Error for NotPublic {}
-
-impl Resolve for PublicNames {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let public: Vec<SocketAddr> =
-                found.iter().copied().filter(|address| is_public(address.ip())).collect();
-            if public.is_empty() && !found.is_empty() {
-                return Err(Box::new(NotPublic) as Box<dyn Error + Send + Sync>);
-            }
-            Ok(Box::new(public.into_iter()) as Addrs)
-        })
     }
 }
 
@@ -284,11 +249,5 @@ mod tests {
         }
         assert!(is_private_literal(&url("http://[::1]/")) && is_private_literal(&url("http://0x7f000001/")));
         assert!(!is_private_literal(&url("http://localhost/")));
-    }
-
-    #[tokio::test]
-    async fn a_name_that_leads_home_is_refused() {
-        let error = PublicNames.resolve("localhost".parse().unwrap()).await.err().unwrap();
-        assert!(error.is::<NotPublic>());
     }
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::job::step::LocalFault;
 use crate::job::{Fingerprint, Job, JobId, Part, Snapshot, SnapshotMethod, StageMode};
-use crate::os::disk::{is_no_space, is_passing};
+use crate::os::disk::{is_away, is_io, is_no_access, is_no_space, is_passing};
 use crate::ports::{Disk, File};
 use crate::secret::Secrets;
 
@@ -93,7 +93,8 @@ fn copy(
             if !plan.copy_fits && plan.mode == StageMode::Auto {
                 return Ok(None);
             }
-            copy_data(source, &*target, before.size, &plan.stop)?;
+            let read_fault = |error: &io::Error| source_fault(disk, &plan.source_path, Some(before), error);
+            copy_data(source, &*target, before.size, &plan.stop, read_fault)?;
             SnapshotMethod::Copy
         }
         Err(error) => return Err(local(&error)),
@@ -101,7 +102,8 @@ fn copy(
     target.set_len(before.size).map_err(|error| local(&error))?;
     target.sync_all().map_err(|error| local(&error))?;
     // After the last byte was read: a change before this moment is seen, one after it is no matter.
-    let after = source.fingerprint().map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+    let after =
+        source.fingerprint().map_err(|error| source_fault(disk, &plan.source_path, Some(before), &error))?;
     if !after.same_content(before) {
         return Err(changed(before, &after));
     }
@@ -112,11 +114,16 @@ fn copy(
 }
 
 /// Copies the data and keeps the holes.
-fn copy_data(source: &dyn File, target: &dyn File, size: u64, stop: &AtomicBool) -> Result<(), LocalFault> {
-    let read_fault = |error: io::Error| LocalFault::SourceIo(error.to_string());
+fn copy_data(
+    source: &dyn File,
+    target: &dyn File,
+    size: u64,
+    stop: &AtomicBool,
+    read_fault: impl Fn(&io::Error) -> LocalFault,
+) -> Result<(), LocalFault> {
     let mut buffer = vec![0; COPY_BUFFER];
     let mut offset = 0;
-    while let Some(data) = source.next_data(offset).map_err(read_fault)? {
+    while let Some(data) = source.next_data(offset).map_err(|error| read_fault(&error))? {
         let end = data.end.min(size);
         offset = data.start;
         while offset < end {
@@ -124,7 +131,7 @@ fn copy_data(source: &dyn File, target: &dyn File, size: u64, stop: &AtomicBool)
                 return Err(LocalFault::Transient("halted while copying".to_owned()));
             }
             let want = buffer.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
-            let got = source.read_at(&mut buffer[..want], offset).map_err(read_fault)?;
+            let got = source.read_at(&mut buffer[..want], offset).map_err(|error| read_fault(&error))?;
             if got == 0 {
                 return Err(LocalFault::SourceChanged("it was cut short while being copied".to_owned()));
             }
@@ -144,16 +151,44 @@ pub fn open_source(
     path: &Path,
     expected: Option<&Fingerprint>,
 ) -> Result<(Arc<dyn File>, Fingerprint), LocalFault> {
-    let file = disk.open_read(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => LocalFault::SourceChanged(format!("{} is gone", path.display())),
-        _ if is_passing(&error) => transient(&error),
-        _ => LocalFault::SourceIo(error.to_string()),
-    })?;
-    let now = file.fingerprint().map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+    let fault = |error: io::Error| source_fault(disk, path, expected, &error);
+    let file = disk.open_read(path).map_err(fault)?;
+    let now = file.fingerprint().map_err(fault)?;
     match expected {
         Some(expected) if !expected.same_content(&now) => Err(changed(expected, &now)),
         Some(_) | None => Ok((file, now)),
     }
+}
+
+/// Classifies a failure to open or read a source.
+///
+/// A missing right is an error of the source like any other: it was there at submit, and taking it away is
+/// a change of what was handed over. A file system that is away takes nothing back.
+pub fn source_fault(
+    disk: &dyn Disk,
+    path: &Path,
+    expected: Option<&Fingerprint>,
+    error: &io::Error,
+) -> LocalFault {
+    let not_found = error.kind() == io::ErrorKind::NotFound;
+    if is_away(error) || ((not_found || is_io(error)) && is_unmounted(disk, path, expected)) {
+        LocalFault::SourceAway(error.to_string())
+    } else if not_found {
+        LocalFault::SourceChanged(format!("{} is gone", path.display()))
+    } else if is_passing(error) {
+        transient(error)
+    } else {
+        LocalFault::SourceIo(error.to_string())
+    }
+}
+
+/// Whether the file system of the source is evidently not where it was: what stands in its place is of
+/// another device, or cannot even be looked at.
+fn is_unmounted(disk: &dyn Disk, path: &Path, expected: Option<&Fingerprint>) -> bool {
+    expected.is_some_and(|expected| match disk.device_of_nearest(path) {
+        Ok(dev) => dev != 0 && dev != expected.dev,
+        Err(error) => is_away(&error) || is_io(&error),
+    })
 }
 
 /// Opens what an upload reads; told by its journaled identity.
@@ -433,16 +468,19 @@ fn sync_parent(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 
 /// Classifies a failure of one of our own files.
 pub fn local(error: &io::Error) -> LocalFault {
-    if is_no_space(error) || is_passing(error) {
+    if is_no_space(error) || is_no_access(error) || is_passing(error) {
         transient(error)
     } else {
         LocalFault::Fatal(error.to_string())
     }
 }
 
+/// What is neither space nor rights may be better next time.
 fn transient(error: &io::Error) -> LocalFault {
     if is_no_space(error) {
         LocalFault::NoSpace(error.to_string())
+    } else if is_no_access(error) {
+        LocalFault::NoAccess(format!("{error}; make it writable, then resume"))
     } else {
         LocalFault::Transient(error.to_string())
     }

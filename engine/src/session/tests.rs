@@ -162,7 +162,7 @@ async fn submissions_that_cannot_be_are_refused_before_anything_is_journaled() {
     assert!(matches!(refused, Err(SubmitError::Source { .. })), "a directory: {refused:?}");
     let refused = session.download(NOBODY, &source).await;
     assert!(matches!(refused, Err(SubmitError::Destination { .. })), "it exists: {refused:?}");
-    let refused = session.upload(&source, format!("http://host/{}", "x".repeat(20_000))).await;
+    let refused = session.upload(&source, format!("http://host/{}", "x".repeat(60_000))).await;
     assert!(matches!(refused, Err(SubmitError::TooLarge(_))), "{refused:?}");
     assert!(session.jobs().await.is_empty());
     session.shutdown().await;

@@ -55,6 +55,142 @@ impl Bench {
     }
 }
 
+/// A real disk on which opening, creating, listing names for good and renaming go wrong.
+struct Faulty {
+    disk: OsDisk,
+    error: rustix::io::Errno,
+    /// What stands where the source was.
+    device: Result<u64, rustix::io::Errno>,
+}
+
+impl Faulty {
+    fn new(error: rustix::io::Errno, device: Result<u64, rustix::io::Errno>) -> Self {
+        Self { disk: OsDisk::default(), error, device }
+    }
+
+    fn fail<T>(&self, path: &Path) -> io::Result<T> {
+        let error = io::Error::from(self.error);
+        Err(io::Error::new(error.kind(), Named { path: path.display().to_string(), source: error }))
+    }
+}
+
+/// As the real disk words and wraps what the system says.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot touch {path}: {source}")]
+struct Named {
+    path: String,
+    source: io::Error,
+}
+
+impl Disk for Faulty {
+    fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        self.disk.resolve(path)
+    }
+    fn open_read(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.fail(path)
+    }
+    fn open_write(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.disk.open_write(path)
+    }
+    fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.fail(path)
+    }
+    fn rename(&self, from: &Path, _: &Path) -> io::Result<()> {
+        self.fail(from)
+    }
+    fn rename_new(&self, from: &Path, _: &Path) -> io::Result<()> {
+        self.fail(from)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.fail(dir)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        self.disk.list(dir)
+    }
+    fn inspect(&self, path: &Path) -> io::Result<Option<Fingerprint>> {
+        self.disk.inspect(path)
+    }
+    fn is_dir(&self, path: &Path) -> bool {
+        self.disk.is_dir(path)
+    }
+    fn device_of_nearest(&self, _: &Path) -> io::Result<u64> {
+        self.device.map_err(io::Error::from)
+    }
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        self.disk.free_space(path)
+    }
+}
+
+#[test]
+fn missing_rights_hold_a_job_and_say_what_to_do() {
+    use rustix::io::Errno;
+    let bench = Bench::new();
+    let part = bench.part(b"12345");
+    for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS] {
+        let disk = Faulty::new(errno, Ok(0));
+        let made = make_part(&disk, &bench.path(".other.haul")).err();
+        let published = publish(&disk, &part, &bench.path("file"), 5, false).err();
+        let replaced = publish(&disk, &part, &bench.path("file"), 5, true).err();
+        for fault in [made, published, replaced] {
+            let Some(LocalFault::NoAccess(why)) = fault else { panic!("{errno}: {fault:?}") };
+            assert!(why.contains(".haul: ") && why.ends_with("; make it writable, then resume"), "{why}");
+        }
+    }
+    for (errno, is) in [
+        (Errno::NOSPC, (|fault| matches!(fault, LocalFault::NoSpace(_))) as fn(&LocalFault) -> bool),
+        (Errno::MFILE, |fault| matches!(fault, LocalFault::Transient(_))),
+        (Errno::NFILE, |fault| matches!(fault, LocalFault::Transient(_))),
+        (Errno::NOMEM, |fault| matches!(fault, LocalFault::Transient(_))),
+        (Errno::IO, |fault| matches!(fault, LocalFault::Fatal(_))),
+    ] {
+        let fault = make_part(&Faulty::new(errno, Ok(0)), &bench.path(".other.haul")).unwrap_err();
+        assert!(is(&fault), "{errno}: {fault:?}");
+    }
+}
+
+#[test]
+fn a_source_whose_file_system_is_away_is_waited_for() {
+    use rustix::io::Errno;
+    let bench = Bench::new();
+    let source = bench.source(b"content");
+    let opened = |errno, device, expected| {
+        open_source(&Faulty::new(errno, device), &bench.path("source"), expected).err().expect("refused")
+    };
+    let here = Some(&source);
+    let other = Ok(source.dev + 1);
+    for (errno, device) in [
+        (Errno::NOENT, other),
+        (Errno::NOENT, Err(Errno::NOTCONN)),
+        (Errno::IO, other),
+        (Errno::IO, Err(Errno::IO)),
+        (Errno::NODEV, Ok(source.dev)),
+        (Errno::NXIO, Ok(source.dev)),
+        (Errno::STALE, Ok(source.dev)),
+        (Errno::NOTCONN, Ok(0)),
+    ] {
+        let fault = opened(errno, device, here);
+        assert!(
+            matches!(&fault, LocalFault::SourceAway(why) if why.contains("source")),
+            "{errno}: {fault:?}"
+        );
+    }
+    // Gone from a file system that is there, or from who knows where.
+    for (device, expected) in
+        [(Ok(source.dev), here), (Ok(0), here), (Err(Errno::ACCESS), here), (other, None)]
+    {
+        let fault = opened(Errno::NOENT, device, expected);
+        assert!(matches!(fault, LocalFault::SourceChanged(_)), "{device:?}: {fault:?}");
+    }
+    for errno in [Errno::ACCESS, Errno::PERM, Errno::IO] {
+        let fault = opened(errno, Ok(source.dev), here);
+        assert!(matches!(fault, LocalFault::SourceIo(_)), "{errno}: {fault:?}");
+    }
+    assert!(matches!(opened(Errno::MFILE, other, here), LocalFault::Transient(_)));
+}
+
 #[test]
 fn a_copy_has_the_content_and_a_private_mode_and_leaves_the_source_alone() {
     let bench = Bench::new();
