@@ -14,6 +14,7 @@
 //! Absent on purpose: when to retry (`schedule::retry`), credentials (added when a request is
 //! performed, so that no secret is ever in a state), and concurrency (the runner's).
 
+pub mod form;
 pub mod get;
 pub mod put;
 pub mod tus;
@@ -430,6 +431,8 @@ registry! {
     2 => Get(get::Get),
     /// PUT of a whole file.
     3 => Put(put::Put),
+    /// POST of a form with the file in it.
+    4 => Form(form::Form),
 }
 
 impl fmt::Display for ProtocolId {
