@@ -14,13 +14,13 @@
 //!   ▲  nothing sent:    │ ▲ │   Lost, 5xx,     │ │ │
 //!   └──── 429, 503 ─────┘ │ └── Restarted ─────┘ │ └─ no such file, nobody may look ─▶ Gone
 //!                         └── lost: not proven ──┘
-//!                             2xx: looks as before (once)
+//!                             2xx: looks as before (once, after a while)
 //! ```
 //!
 //! | killed in | the next process |
 //! |---|---|
 //! | Looking | looks again |
-//! | Putting | looks: the right size and not what was there before is done, else PUT again |
+//! | Putting | looks: the right size and not what was there before is done (over an object of that size it is not), else PUT again |
 //! | Checking | looks again; the server's 2xx is journaled |
 //! | Complete, Gone | the same answer again |
 //!
