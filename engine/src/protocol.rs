@@ -14,7 +14,10 @@
 //! Absent on purpose: when to retry (`schedule::retry`), credentials (added when a request is
 //! performed, so that no secret is ever in a state), and concurrency (the runner's).
 
+pub mod auto;
+pub mod form;
 pub mod get;
+pub mod put;
 pub mod tus;
 pub mod wire;
 
@@ -427,6 +430,12 @@ registry! {
     1 => Tus(tus::Tus),
     /// Ranged HTTP download.
     2 => Get(get::Get),
+    /// PUT of a whole file.
+    3 => Put(put::Put),
+    /// POST of a form with the file in it.
+    4 => Form(form::Form),
+    /// tus where the server speaks it, else PUT.
+    6 => Auto(auto::Auto),
 }
 
 impl fmt::Display for ProtocolId {
