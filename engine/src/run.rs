@@ -367,7 +367,7 @@ impl Runner {
     async fn admit(&mut self) -> Result<(), String> {
         let now = self.ports().clock.elapsed();
         for id in self.schedule.due(now) {
-            self.place(id);
+            self.place_at(id, true);
         }
         let admitted = self.schedule.admit(now);
         self.ensure(admitted.iter().copied()).await?;
@@ -492,13 +492,17 @@ impl Runner {
         let too_long = || {
             refused(
                 "too-large",
-                format!("the path (at most {PATH_MAX} bytes), the URL or the headers are too long to be journaled; shorten them"),
+                format!(
+                    "the path (at most {PATH_MAX} bytes), the URL or the headers are too long to be journaled; shorten them"
+                ),
             )
         };
         if path_len > PATH_MAX {
             return Ok(too_long());
         }
-        let Ok(records) = Record::submitted(id, self.ports().clock.now(), spec) else { return Ok(too_long()) };
+        let Ok(records) = Record::submitted(id, self.ports().clock.now(), spec) else {
+            return Ok(too_long());
+        };
         for record in records {
             self.record(Transition { record, effects: Vec::new(), epoch: 0 }, round);
         }
@@ -592,6 +596,11 @@ impl Runner {
 
     /// Gives a job its place in the schedule, by its state.
     fn place(&mut self, id: JobId) {
+        self.place_at(id, false);
+    }
+
+    /// `waited`: it has waited for its next attempt as long as it was told, whatever wall clocks say now.
+    fn place_at(&mut self, id: JobId, waited: bool) {
         let Some(brief) = self.index.get(id).copied() else {
             self.forget(id);
             return;
@@ -612,7 +621,7 @@ impl Runner {
             if brief.hold == Some(Hold::Clears) && self.limits.admit {
                 self.wait_for_space(id);
             }
-        } else if let Some(due) = self.not_yet(&brief) {
+        } else if let Some(due) = self.not_yet(&brief, waited) {
             self.schedule.wait(id, due);
         } else if !self.schedule.is_running(id) || brief.stand == Stand::New && !is_staging {
             self.schedule.ready(id, brief.wish());
@@ -632,12 +641,13 @@ impl Runner {
     }
 
     /// When a job may go on that may not yet: monotonic, and soon enough that a clock which is set is noticed.
-    fn not_yet(&self, brief: &Brief) -> Option<Duration> {
+    fn not_yet(&self, brief: &Brief, waited: bool) -> Option<Duration> {
         let (wall, now) = (self.ports().clock.now(), self.ports().clock.elapsed());
-        if let Some(at) = brief.retry_at {
+        if let Some(at) = brief.retry_at.filter(|_| !waited) {
             return Some(now + Duration::from_millis(remaining_ms(at, wall, WAIT_MAX_MS)));
         }
-        let at = brief.not_before.filter(|at| *at > wall && matches!(brief.stand, Stand::New | Stand::Staged))?;
+        let at =
+            brief.not_before.filter(|at| *at > wall && matches!(brief.stand, Stand::New | Stand::Staged))?;
         Some(now + Duration::from_millis(remaining_ms(at, wall, WALL_LOOK_MS)))
     }
 
@@ -787,7 +797,9 @@ impl Runner {
         match wait {
             Wait::Slot => "a free slot",
             Wait::Host => "a free slot of its host",
-            Wait::Direction if job.spec.direction() == crate::job::Direction::Upload => "a free slot for uploads",
+            Wait::Direction if job.spec.direction() == crate::job::Direction::Upload => {
+                "a free slot for uploads"
+            }
             Wait::Direction => "a free slot for downloads",
             Wait::Copy => "room for its staging copy",
             Wait::Space => "space on the disk",

@@ -118,7 +118,8 @@ impl Session {
     pub async fn open(options: SessionOptions) -> Result<Self, OpenError> {
         let (dir, stage_budget) = (options.dir.clone(), options.stage_budget);
         let opening = tokio::task::spawn_blocking(move || open_files(&dir, stage_budget));
-        let (home, lock, opened, budget) = opening.await.map_err(|error| OpenError::Journal(error.to_string()))??;
+        let (home, lock, opened, budget) =
+            opening.await.map_err(|error| OpenError::Journal(error.to_string()))??;
         let ports = crate::os::ports(crate::os::NetOptions::default()).map_err(|error| OpenError::Io {
             doing: "set up TLS".to_owned(),
             source: io::Error::other(error),
@@ -127,7 +128,8 @@ impl Session {
             .map_err(|source| OpenError::Io { doing: format!("bind {}", home.socket().display()), source })?;
         let report = opened.report.clone();
         let engine =
-            Engine::start(ports, opened, home.stage(), budget, &options, CHECKPOINT_BYTES, Some(lock)).await?;
+            Engine::start(ports, opened, home.stage(), budget, &options, CHECKPOINT_BYTES, Some(lock))
+                .await?;
         let control = tokio::spawn(control::server::serve(listener, engine.clone())).abort_handle();
         Ok(Self { inner: Arc::new(Inner { engine, control: Some(control), dir: home.dir, report }) })
     }
@@ -149,7 +151,8 @@ impl Session {
         let report = opened.report.clone();
         let dir = options.dir.clone();
         let stage_dir = dir.join("stage");
-        let engine = Engine::start(ports, opened, stage_dir, budget, &options, checkpoint_bytes, None).await?;
+        let engine =
+            Engine::start(ports, opened, stage_dir, budget, &options, checkpoint_bytes, None).await?;
         Ok(Self { inner: Arc::new(Inner { engine, control: None, dir, report }) })
     }
 
@@ -558,8 +561,9 @@ impl Engine {
         match self.hand_in(vec![order]).await?.pop() {
             Some(Acceptance::Accepted { id, existing }) => {
                 let job = self.list(Selection::ids([id])).await.pop();
-                job.map(|job| (job, existing))
-                    .ok_or_else(|| SubmitError::Closed(format!("job {id} was accepted; the session is closing")))
+                job.map(|job| (job, existing)).ok_or_else(|| {
+                    SubmitError::Closed(format!("job {id} was accepted; the session is closing"))
+                })
             }
             Some(Acceptance::Refused { kind, text }) => Err(SubmitError::from_kind(&kind, text)),
             None => Err(SubmitError::Closed("the session is closing".to_owned())),

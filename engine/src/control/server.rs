@@ -54,7 +54,9 @@ async fn client(stream: UnixStream, engine: Engine) {
             return;
         }
         let answer = match serde_json::from_slice(&line) {
-            Ok(Request::Subscribe { after, jobs }) => return subscribe(&mut write, &engine, after, jobs).await,
+            Ok(Request::Subscribe { after, jobs }) => {
+                return subscribe(&mut write, &engine, after, jobs).await;
+            }
             Ok(request) => engine.call(request).await,
             Err(error) => refused(format!("not a request: {error}")),
         };

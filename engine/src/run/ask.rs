@@ -135,7 +135,8 @@ impl Runner {
         stretch: Stretch,
         limit: usize,
     ) -> Result<(Vec<JobView>, Option<JobId>), String> {
-        let ids: BTreeSet<JobId> = ids.iter().copied().filter(|id| (stretch.from..=stretch.to).contains(id)).collect();
+        let ids: BTreeSet<JobId> =
+            ids.iter().copied().filter(|id| (stretch.from..=stretch.to).contains(id)).collect();
         let mut in_turn: Vec<JobId> = ids.into_iter().collect();
         if stretch.newest {
             in_turn.reverse();
@@ -172,8 +173,7 @@ impl Runner {
         for job in here.chain(&fetched) {
             views.insert(job.id, self.view(job));
         }
-        let ended_too =
-            jobs.states.is_empty() || jobs.states.iter().any(|state| state.is_terminal());
+        let ended_too = jobs.states.is_empty() || jobs.states.iter().any(|state| state.is_terminal());
         let mut rest = ended_too.then_some(stretch);
         let mut looked = 0;
         let mut found = 0;
@@ -309,7 +309,9 @@ impl Runner {
         for id in slice {
             match bulk.change {
                 Change::Remove => self.remove_one(id, &mut bulk, round).await?,
-                Change::Suspend => self.change_one(id, Input::Suspend(SuspendCause::Requested), &mut bulk, round).await?,
+                Change::Suspend => {
+                    self.change_one(id, Input::Suspend(SuspendCause::Requested), &mut bulk, round).await?
+                }
                 Change::Resume => self.change_one(id, Input::Resume, &mut bulk, round).await?,
                 Change::Cancel => self.change_one(id, Input::Cancel, &mut bulk, round).await?,
             }

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::job::{Core, Direction, Job, JobId, JobSpec, JobState, Phase, SnapshotMethod, StageMode, SuspendCause};
+use crate::job::{
+    Core, Direction, Job, JobId, JobSpec, JobState, Phase, SnapshotMethod, StageMode, SuspendCause,
+};
 use crate::ports::WallMs;
 use crate::protocol::wire;
 use crate::schedule::{HostId, Rank, Wish};

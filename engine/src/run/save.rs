@@ -87,7 +87,9 @@ impl Runner {
             } else {
                 puts.extend(record::live_rows(job, !is_on_shelf));
                 if is_on_shelf {
-                    removes.extend([table::SPEC_V1, table::CORE_V1].map(|table| RowKey::new(table, job.id.0, 0)));
+                    removes.extend(
+                        [table::SPEC_V1, table::CORE_V1].map(|table| RowKey::new(table, job.id.0, 0)),
+                    );
                 }
             }
         }
@@ -225,11 +227,8 @@ impl Runner {
         }
         self.space_probe_at = None;
         let held: Vec<JobId> = self.held.iter().copied().collect();
-        let due: Vec<JobId> = held
-            .iter()
-            .copied()
-            .filter(|id| self.space_due.get(id).is_none_or(|due| *due <= now))
-            .collect();
+        let due: Vec<JobId> =
+            held.iter().copied().filter(|id| self.space_due.get(id).is_none_or(|due| *due <= now)).collect();
         let mut waits = due.len() < held.len();
         self.ensure(due.iter().copied()).await?;
         for id in due {

@@ -162,8 +162,7 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
     rows.extend(survey.old);
     rows.sort_by(|one, other| one.key.cmp(&other.key));
     rows.dedup_by(|one, other| one.key == other.key);
-    let mut replay =
-        Replay::from_rows(&rows, opened.report.checkpoint_unfinished).map_err(damaged)?;
+    let mut replay = Replay::from_rows(&rows, opened.report.checkpoint_unfinished).map_err(damaged)?;
     replay.reaches(survey.last);
     let on_shelf: BTreeSet<JobId> = replay.jobs.map.keys().copied().collect();
     let mut ended = survey.ended;
@@ -224,9 +223,9 @@ fn what_of(record: &Record) -> Option<String> {
 }
 
 async fn live_rows(journal: &Journal<Transition>, ids: &BTreeSet<JobId>) -> Result<Vec<Row>, ReadError> {
-    let keys = ids.iter().flat_map(|id| {
-        [table::CORE, table::SPEC, table::HISTORY].map(|table| RowKey::new(table, id.0, 0))
-    });
+    let keys = ids
+        .iter()
+        .flat_map(|id| [table::CORE, table::SPEC, table::HISTORY].map(|table| RowKey::new(table, id.0, 0)));
     let mut rows: Vec<Row> = journal.get(keys.collect()).await?.into_iter().flatten().collect();
     let long = rows.iter().filter(|row| row.key.table() == table::SPEC);
     let more: Vec<RowKey> = long
@@ -329,7 +328,13 @@ pub async fn archive(
         rows.reverse();
     }
     // The slice may begin or end in the middle of a job with several rows: that one is for the next.
-    let cut = if is_all { None } else if stretch.newest { rows.first() } else { rows.last() };
+    let cut = if is_all {
+        None
+    } else if stretch.newest {
+        rows.first()
+    } else {
+        rows.last()
+    };
     let cut = cut.map(|row| row.key.clone());
     let Some(RowKey::Number { id: cut, .. }) = cut else {
         let jobs = read_archive(&rows).into_iter().collect::<Result<_, _>>()?;

@@ -183,9 +183,8 @@ impl Pace {
 
     /// The largest piece that keeps it smooth.
     fn piece(&self, most: u64) -> u64 {
-        let piece = |bucket: &Arc<Mutex<Bucket>>| {
-            bucket.lock().unwrap_or_else(PoisonError::into_inner).piece()
-        };
+        let piece =
+            |bucket: &Arc<Mutex<Bucket>>| bucket.lock().unwrap_or_else(PoisonError::into_inner).piece();
         self.buckets.iter().map(piece).min().unwrap_or(most).min(most)
     }
 }

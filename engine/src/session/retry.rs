@@ -109,7 +109,9 @@ fn as_submitted(job: &Job, secrets: Secrets) -> Submission {
         Direction::Upload => {
             let protocol = match spec.protocol {
                 ProtocolId::Tus => UploadProtocol::Tus,
-                ProtocolId::Get => UploadProtocol::Auto,
+                ProtocolId::Put => UploadProtocol::Put,
+                ProtocolId::Form => UploadProtocol::Form,
+                ProtocolId::Auto | ProtocolId::Get => UploadProtocol::Auto,
             };
             Submission::upload(spec.path, spec.url).stage(spec.stage).protocol(protocol)
         }

@@ -29,7 +29,9 @@ impl Engine {
         let mut spec = specification(submission.clone(), Token(self.ports.entropy.token()));
         spec.predecessor = predecessor;
         match submission.transfer {
-            Transfer::Upload { source, stage, protocol } => self.upload(&mut spec, source, stage, protocol).await?,
+            Transfer::Upload { source, stage, protocol } => {
+                self.upload(&mut spec, source, stage, protocol).await?
+            }
             Transfer::Download { destination, overwrite } => {
                 let (path, into) = self.destination(destination, overwrite).await?;
                 // Mirrors are another source of the same kind of piece, so they need the protocol of pieces.
@@ -49,11 +51,11 @@ impl Engine {
         protocol: UploadProtocol,
     ) -> Result<(), SubmitError> {
         spec.protocol = match protocol {
-            UploadProtocol::Auto => ProtocolId::Tus,
+            UploadProtocol::Auto => ProtocolId::Auto,
             UploadProtocol::Tus if spec.lanes > 1 => ProtocolId::Tus,
             UploadProtocol::Tus => ProtocolId::Tus,
-            UploadProtocol::Put => ProtocolId::Tus,
-            UploadProtocol::Form => ProtocolId::Tus,
+            UploadProtocol::Put => ProtocolId::Put,
+            UploadProtocol::Form => ProtocolId::Form,
         };
         let shown = source.clone();
         let look = async |path: PathBuf| {
@@ -123,7 +125,7 @@ fn specification(submission: Submission, token: Token) -> JobSpec {
         has_secrets,
         transport: submission.transport,
         http: submission.http,
-        ..JobSpec::new(ProtocolId::Tus, submission.url, PathBuf::new(), token)
+        ..JobSpec::new(ProtocolId::Auto, submission.url, PathBuf::new(), token)
     }
 }
 
@@ -135,7 +137,10 @@ fn check(submission: &Submission) -> Result<(), SubmitError> {
         return option(format!("priority {}: it goes from 0 to {PRIORITY_MAX}", submission.priority));
     }
     if !(1..=PARALLEL_MAX).contains(&submission.parallel) {
-        return option(format!("{} exchanges side by side: 1 to {PARALLEL_MAX} are possible", submission.parallel));
+        return option(format!(
+            "{} exchanges side by side: 1 to {PARALLEL_MAX} are possible",
+            submission.parallel
+        ));
     }
     if submission.limit_rate == Some(0) {
         return option("a rate limit of 0 would never end; pause the job instead".to_owned());

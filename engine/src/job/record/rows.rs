@@ -135,7 +135,9 @@ pub type Archived = Result<Job, String>;
 pub fn read_archive(rows: &[Row]) -> Vec<Archived> {
     let numbers = rows.chunk_by(|one, other| number(one) == number(other));
     let whole = numbers.filter_map(|rows| Some((number(&rows[0])?, joined(values(rows))?)));
-    whole.map(|(id, value)| decode(&RowKey::new(table::ARCHIVE, id.0, 0), value.get(1..).unwrap_or_default())).collect()
+    whole
+        .map(|(id, value)| decode(&RowKey::new(table::ARCHIVE, id.0, 0), value.get(1..).unwrap_or_default()))
+        .collect()
 }
 
 /// The number in a row of [`key_row`].

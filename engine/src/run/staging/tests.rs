@@ -353,7 +353,8 @@ fn freeing_takes_only_what_is_ours() {
     fs::remove_file(&part.path).expect("removed");
     fs::write(&part.path, b"a user's file of the same name").expect("written");
     let other = Some(part.ino.wrapping_add(1));
-    let remains = |identity| Remains { stage: None, part: Some((part.path.clone(), identity)), secrets: None };
+    let remains =
+        |identity| Remains { stage: None, part: Some((part.path.clone(), identity)), secrets: None };
     free(&bench.disk, &remains(other)).expect("nothing to do");
     assert!(part.path.exists());
     free(&bench.disk, &remains(None)).expect("removed");
