@@ -123,11 +123,11 @@ pub enum State {
 
 impl Server {
     /// For a server that does not answer OPTIONS.
-    pub(super) fn assumed() -> Self {
+    pub(in crate::protocol) fn assumed() -> Self {
         Self { checksum: None, with_upload: false, termination: true }
     }
 
-    pub(super) fn offered(headers: &HeaderMap) -> Self {
+    pub(in crate::protocol) fn offered(headers: &HeaderMap) -> Self {
         if !headers.contains_key(TUS_EXTENSION) {
             return Self::assumed();
         }
@@ -150,7 +150,7 @@ impl Tally {
     }
 
     /// Adds to a proof what may be left behind.
-    pub(super) fn note(self, evidence: String) -> String {
+    pub(in crate::protocol) fn note(self, evidence: String) -> String {
         match self.orphans {
             0 => evidence,
             orphans => format!("{evidence}; {orphans} lost creation(s) may have left an unfinished upload"),
