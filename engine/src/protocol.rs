@@ -16,6 +16,7 @@
 
 pub mod get;
 pub mod tus;
+pub mod tus_parts;
 pub mod wire;
 
 use std::fmt;
@@ -427,6 +428,8 @@ registry! {
     1 => Tus(tus::Tus),
     /// Ranged HTTP download.
     2 => Get(get::Get),
+    /// tus 1.0 upload in parallel parts.
+    5 => TusParts(tus_parts::TusParts),
 }
 
 impl fmt::Display for ProtocolId {

@@ -6,11 +6,11 @@
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 
+use super::words;
 use crate::job::{ChecksumAlgorithm, FailCause};
 use crate::ports::WallMs;
 use crate::protocol::{Reply, wire};
 
-const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
 const TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
 const TUS_CHECKSUM_ALGORITHM: HeaderName = HeaderName::from_static("tus-checksum-algorithm");
 
@@ -160,7 +160,6 @@ impl Tally {
 
 impl Session {
     pub(super) fn note_expiry(&mut self, reply: &Reply) {
-        let told = wire::text(&reply.headers, &UPLOAD_EXPIRES).ok().flatten().and_then(wire::http_date);
-        self.expires = told.or(self.expires);
+        self.expires = words::expiry(reply).or(self.expires);
     }
 }

@@ -16,6 +16,7 @@ const OFFSET_STREAM: HeaderValue = HeaderValue::from_static("application/offset+
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
+const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
 const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 const TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
 
@@ -92,6 +93,11 @@ pub(in crate::protocol) fn offset(reply: &Reply) -> Result<Option<u64>, wire::Ma
 /// Upload-Offset and Upload-Length.
 pub(in crate::protocol) fn numbers(reply: &Reply) -> Result<(Option<u64>, Option<u64>), wire::Malformed> {
     Ok((offset(reply)?, wire::number(&reply.headers, &UPLOAD_LENGTH)?))
+}
+
+/// When the server means to drop the upload. A date that cannot be read is none.
+pub(in crate::protocol) fn expiry(reply: &Reply) -> Option<WallMs> {
+    wire::text(&reply.headers, &UPLOAD_EXPIRES).ok().flatten().and_then(wire::http_date)
 }
 
 /// Whether a creation that was refused so may all the same have been carried out: a gateway that gave up does
