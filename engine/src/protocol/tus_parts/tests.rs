@@ -676,6 +676,19 @@ fn a_server_whose_urls_grow_comes_to_an_end_and_into_every_record() {
 }
 
 #[test]
+fn a_url_that_has_no_room_at_all_is_counted_as_lost() {
+    let mut much = Set::new(PLAIN, 0, 3);
+    much.urls.0[0] = Some(format!("{TARGET}/{}", "a".repeat(3000)));
+    much.parts[1].doing = Doing::Creating;
+    for (len, orphans) in [(1000, 0), (4000, 1)] {
+        let created = reply(1, 201, &[("location", &format!("/uploads/{}", "b".repeat(len)))]);
+        let step = advance(&facts(3 * MIB, 3), &State::Sending { set: much.clone() }, &created);
+        let State::Freeing { set, then: Then::Fewer(_) } = step.state else { panic!("{step:?}") };
+        assert_eq!((set.orphans, set.urls.0[1].is_none()), (orphans, orphans == 1));
+    }
+}
+
+#[test]
 fn the_largest_state_fits_its_bound() {
     let mut set = Set::new(PLAIN, u32::MAX, PARTS_MAX);
     set.expires = Some(WallMs(u64::MAX));
