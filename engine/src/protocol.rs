@@ -19,6 +19,7 @@ pub mod form;
 pub mod get;
 pub mod put;
 pub mod tus;
+pub mod tus_parts;
 pub mod wire;
 
 use std::fmt;
@@ -436,6 +437,8 @@ registry! {
     4 => Form(form::Form),
     /// tus where the server speaks it, else PUT.
     6 => Auto(auto::Auto),
+    /// tus 1.0 upload in parallel parts.
+    5 => TusParts(tus_parts::TusParts),
 }
 
 impl fmt::Display for ProtocolId {

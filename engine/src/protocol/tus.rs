@@ -38,23 +38,18 @@
 //! After `Cancel`, `Done` says that the server holds nothing that is known, and `Fail(Protocol)` names what it
 //! still holds; `remote` has the URL.
 //!
-//! Absent on purpose: concatenation and deferred length (one stream here, its length known), an
+//! Absent on purpose: concatenation (`tus_parts`) and deferred length (one stream here, its length known), an
 //! empty PATCH as a commit (offset = length is all that tus has), redirects.
 
 mod free;
 pub mod state;
+pub(super) mod words;
 
-use std::time::Duration;
-
-use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 pub use state::{Probe, Server, Session, State, Tally};
 
-use super::wire::{self, Verdict};
-use super::{
-    Body, DigestHeader, Effect, Facts, Input, Next, Protocol, Reply, Retry, Send, Sink, Step, StepError,
-};
-use crate::job::{ChecksumAlgorithm, Direction, FailCause, Proof, SuspendCause};
+use super::{Body, Facts, Input, Next, Protocol, Reply, Retry, Step, StepError, wire};
+use crate::job::{Direction, FailCause, Proof, SuspendCause};
 use crate::ports::NetErrorKind;
 
 /// A creation takes the bytes of files up to this size with it, if the server offers that.
@@ -69,12 +64,7 @@ pub const REWINDS_MAX: u32 = 3;
 /// upload have been completed.
 pub const TAIL: u64 = 64 << 10;
 const LANE: u16 = 0;
-const SMALL: Sink = Sink::Small(4096);
-const OFFSET_STREAM: HeaderValue = HeaderValue::from_static("application/offset+octet-stream");
-const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
 const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
-const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
-const TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
 
 /// The protocol.
 pub enum Tus {}
@@ -118,6 +108,11 @@ impl Protocol for Tus {
             State::Discovering | State::Creating { .. } | State::Complete { .. } | State::Gone { .. } => None,
         }
     }
+}
+
+/// Begins at the creation: what the server offers is known, and what went wrong before is counted.
+pub(super) fn begin(facts: &Facts<'_>, size: u64, server: Server, tally: Tally) -> Step<State> {
+    Upload { facts, size }.create(server, tally)
 }
 
 /// One step's surroundings.
@@ -202,39 +197,19 @@ impl Upload<'_> {
     }
 
     fn discovered(&self, reply: &Reply) -> Step<State> {
-        let tally = Tally::default();
-        if !reply.status.is_success() {
-            return match wire::classify(reply, self.facts.now) {
-                Verdict::Retry(retry) => self.step(State::Discovering, Next::Retry(retry)),
-                // No OPTIONS here; whether there is tus, the creation will show.
-                Verdict::Auth(_) | Verdict::Final(_) => self.create(Server::assumed(), tally),
-            };
+        match words::offered(self.facts, self.size, reply) {
+            Ok(server) => self.create(server, Tally::default()),
+            Err(next) => self.step(State::Discovering, next),
         }
-        let headers = &reply.headers;
-        if headers.contains_key(TUS_VERSION) && !wire::lists(headers, &TUS_VERSION, "1.0.0") {
-            return self.broken(State::Discovering, "the server speaks tus, but not version 1.0.0");
-        }
-        // A limit that cannot be read does not bind; the creation will be refused if it must.
-        if let Some(max) = wire::number(headers, &TUS_MAX_SIZE).ok().flatten().filter(|&max| max < self.size)
-        {
-            let detail = format!("the file has {} bytes, the server takes at most {max}", self.size);
-            return self.step(State::Discovering, Next::Fail(FailCause::Rejected { status: 413, detail }));
-        }
-        self.create(Server::offered(headers), tally)
     }
 
     fn create(&self, server: Server, tally: Tally) -> Step<State> {
         let mut headers = HeaderMap::new();
         headers.insert(UPLOAD_LENGTH, HeaderValue::from(self.size));
-        let name: String = self.facts.name.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
-        let metadata =
-            wire::upload_metadata(&[("filename", &name), ("haul-token", &self.facts.token.to_string())]);
-        if let Ok(metadata) = HeaderValue::try_from(metadata) {
-            headers.insert("upload-metadata", metadata);
-        }
+        words::describe(&mut headers, self.facts);
         let mut body = Body::Empty;
         if let Some(taken) = self.taken_along(server) {
-            headers.insert(CONTENT_TYPE, OFFSET_STREAM);
+            words::carries_bytes(&mut headers);
             body = Body::File { range: 0..taken, digest: None };
         }
         let state = State::Creating { server, tally, asked: true };
@@ -250,9 +225,7 @@ impl Upload<'_> {
     fn created(&self, server: Server, tally: Tally, reply: &Reply) -> Step<State> {
         let due = |tally| State::Creating { server, tally, asked: false };
         if reply.status.as_u16() != 201 {
-            // A gateway that gave up does not know what the server behind it did.
-            let tally = tally.orphaned(matches!(reply.status.as_u16(), 500 | 502 | 504));
-            return self.refused(due(tally), reply);
+            return self.refused(due(tally.orphaned(words::in_doubt(reply))), reply);
         }
         let url = match wire::location(&reply.headers, self.facts.url) {
             Ok(Some(url)) => url,
@@ -269,7 +242,7 @@ impl Upload<'_> {
         if taken.is_none() {
             return self.send(session);
         }
-        match wire::number(&reply.headers, &UPLOAD_OFFSET) {
+        match words::offset(reply) {
             Ok(Some(offset)) if offset <= session.sent => {
                 session.acked = offset;
                 self.send(session)
@@ -286,15 +259,7 @@ impl Upload<'_> {
         let to = session.acked + session.server.checksum.map_or(whole, |_| whole.min(PIECE));
         session.sent = session.sent.max(to);
         session.tail = to == self.size;
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, OFFSET_STREAM);
-        headers.insert(UPLOAD_OFFSET, HeaderValue::from(session.acked));
-        let digest = session.server.checksum.map(|algorithm| DigestHeader {
-            name: "upload-checksum",
-            prefix: if algorithm == ChecksumAlgorithm::Sha256 { "sha256 " } else { "sha1 " },
-            suffix: "",
-            algorithm,
-        });
+        let (headers, digest) = words::patch(session.acked, session.server.checksum);
         let body = Body::File { range: session.acked..to, digest };
         let url = session.url.clone();
         self.go(State::Sending { session, to }, Method::PATCH, &url, headers, body)
@@ -308,8 +273,7 @@ impl Upload<'_> {
             404 | 410 => return self.dropped(&session),
             423 => return self.again(probing(session), reply),
             460 => {
-                let mut retry = wire::again(reply, self.facts.now);
-                retry.why = format!("{} got other bytes than were sent (460)", wire::host(&session.url));
+                let retry = words::spoiled(reply, self.facts.now, &session.url);
                 return self.step(probing(session), Next::Retry(retry));
             }
             400 if session.server.checksum.is_some() => {
@@ -319,7 +283,7 @@ impl Upload<'_> {
             _ => return self.refused(probing(session), reply),
         }
         session.note_expiry(reply);
-        match wire::number(&reply.headers, &UPLOAD_OFFSET) {
+        match words::offset(reply) {
             Err(malformed) => self.step(probing(session), Next::Fail(malformed.into())),
             Ok(None) => self.probe(session, Probe::Doubt),
             Ok(Some(offset)) if !(session.acked..=to).contains(&offset) => self.lied(session, offset),
@@ -360,7 +324,7 @@ impl Upload<'_> {
             (423, _) => return self.again(state, reply),
             _ => return self.refused(state, reply),
         }
-        let (offset, length) = match head_numbers(reply) {
+        let (offset, length) = match words::numbers(reply) {
             Ok((Some(offset), length)) => (offset, length),
             Ok((None, _)) => return self.broken(state, "HEAD is answered without Upload-Offset"),
             Err(malformed) => return self.step(state, Next::Fail(malformed.into())),
@@ -457,17 +421,11 @@ impl Upload<'_> {
     }
 
     fn again(&self, state: State, reply: &Reply) -> Step<State> {
-        let retry = wire::again(reply, self.facts.now);
-        // A lock is held by a request that still runs: at once is too soon.
-        let after = retry.after.or(Some(Duration::from_secs(1)));
-        self.step(state, Next::Retry(Retry { after, ..retry }))
+        self.step(state, Next::Retry(words::locked(reply, self.facts.now)))
     }
 
-    fn go(&self, state: State, method: Method, url: &str, mut headers: HeaderMap, body: Body) -> Step<State> {
-        headers.insert("tus-resumable", HeaderValue::from_static("1.0.0"));
-        let url = url.to_owned();
-        let send = Send { lane: LANE, method, url, headers, body, sink: SMALL, follow_redirects: false };
-        self.step(state, Next::Go(vec![Effect::Send(Box::new(send))]))
+    fn go(&self, state: State, method: Method, url: &str, headers: HeaderMap, body: Body) -> Step<State> {
+        self.step(state, Next::Go(vec![words::request(LANE, method, url, headers, body)]))
     }
 
     fn step(&self, state: State, next: Next) -> Step<State> {
@@ -486,10 +444,6 @@ impl Upload<'_> {
 
 fn probing(session: Session) -> State {
     State::Probing { session, why: Probe::Resume }
-}
-
-fn head_numbers(reply: &Reply) -> Result<(Option<u64>, Option<u64>), wire::Malformed> {
-    Ok((wire::number(&reply.headers, &UPLOAD_OFFSET)?, wire::number(&reply.headers, &UPLOAD_LENGTH)?))
 }
 
 #[cfg(test)]

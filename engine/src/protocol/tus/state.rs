@@ -6,11 +6,11 @@
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 
+use super::words;
 use crate::job::{ChecksumAlgorithm, FailCause};
 use crate::ports::WallMs;
 use crate::protocol::{Reply, wire};
 
-const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
 const TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
 const TUS_CHECKSUM_ALGORITHM: HeaderName = HeaderName::from_static("tus-checksum-algorithm");
 
@@ -123,11 +123,11 @@ pub enum State {
 
 impl Server {
     /// For a server that does not answer OPTIONS.
-    pub(super) fn assumed() -> Self {
+    pub(in crate::protocol) fn assumed() -> Self {
         Self { checksum: None, with_upload: false, termination: true }
     }
 
-    pub(super) fn offered(headers: &HeaderMap) -> Self {
+    pub(in crate::protocol) fn offered(headers: &HeaderMap) -> Self {
         if !headers.contains_key(TUS_EXTENSION) {
             return Self::assumed();
         }
@@ -150,7 +150,7 @@ impl Tally {
     }
 
     /// Adds to a proof what may be left behind.
-    pub(super) fn note(self, evidence: String) -> String {
+    pub(in crate::protocol) fn note(self, evidence: String) -> String {
         match self.orphans {
             0 => evidence,
             orphans => format!("{evidence}; {orphans} lost creation(s) may have left an unfinished upload"),
@@ -160,7 +160,6 @@ impl Tally {
 
 impl Session {
     pub(super) fn note_expiry(&mut self, reply: &Reply) {
-        let told = wire::text(&reply.headers, &UPLOAD_EXPIRES).ok().flatten().and_then(wire::http_date);
-        self.expires = told.or(self.expires);
+        self.expires = words::expiry(reply).or(self.expires);
     }
 }

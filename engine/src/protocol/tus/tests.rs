@@ -6,8 +6,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::job::{HttpOptions, Token};
+use crate::job::{ChecksumAlgorithm, HttpOptions, Token};
 use crate::ports::WallMs;
+use crate::protocol::{Effect, Send};
 
 const TARGET: &str = "https://files.example/uploads";
 const URL: &str = "https://files.example/uploads/7";
