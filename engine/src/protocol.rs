@@ -15,6 +15,7 @@
 //! performed, so that no secret is ever in a state), and concurrency (the runner's).
 
 pub mod get;
+pub mod segments;
 pub mod tus;
 pub mod wire;
 
@@ -427,6 +428,8 @@ registry! {
     1 => Tus(tus::Tus),
     /// Ranged HTTP download.
     2 => Get(get::Get),
+    /// Ranged HTTP download, several ranges side by side.
+    7 => Segments(segments::Segments),
 }
 
 impl fmt::Display for ProtocolId {

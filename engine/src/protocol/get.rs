@@ -386,15 +386,20 @@ fn broken(state: State, why: String) -> Step<State> {
 }
 
 fn step(state: State, next: Next) -> Step<State> {
-    let (done, size) = match &state {
+    let (done, size) = extent(&state);
+    Step { state, done, size, next, note: None }
+}
+
+/// Durable bytes, and the whole size once known.
+pub(super) fn extent(state: &State) -> (u64, Option<u64>) {
+    match state {
         State::Asking { .. } => (0, None),
         State::Receiving { part, .. } | State::Resuming { part } | State::Checking { part } => {
             (part.have, part.version.total)
         }
         State::Verifying { part, .. } => (part.have, Some(part.have)),
         State::Complete { size, .. } => (*size, Some(*size)),
-    };
-    Step { state, done, size, next, note: None }
+    }
 }
 
 #[cfg(test)]
