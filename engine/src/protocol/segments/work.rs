@@ -284,7 +284,8 @@ impl<'a> Shift<'a> {
 
     /// Puts idle lanes to work, and says what follows.
     fn settle(mut self) -> Step<State> {
-        if self.work.is_whole() {
+        // A lane whose last bytes are durable has yet to say that they were the last.
+        if self.work.is_whole() && self.work.lanes.iter().all(|lane| lane.chunk().is_none()) {
             return begin_trial(self.facts, self.work, self.note);
         }
         for lane in 0..u16::try_from(self.work.lanes.len()).unwrap_or(LANES_MAX) {
