@@ -18,6 +18,7 @@ pub mod auto;
 pub mod form;
 pub mod get;
 pub mod put;
+pub mod segments;
 pub mod tus;
 pub mod tus_parts;
 pub mod wire;
@@ -439,6 +440,8 @@ registry! {
     6 => Auto(auto::Auto),
     /// tus 1.0 upload in parallel parts.
     5 => TusParts(tus_parts::TusParts),
+    /// Ranged HTTP download, several ranges side by side.
+    7 => Segments(segments::Segments),
 }
 
 impl fmt::Display for ProtocolId {

@@ -2,12 +2,13 @@
 //!
 //! | OPTIONS target is answered by | then |
 //! |---|---|
-//! | 2xx with Tus-Version or Tus-Resumable | tus, with this very answer: nothing is asked twice |
+//! | 2xx with Tus-Version or Tus-Resumable | tus (in parts, if the job wants several lanes), with this very answer: nothing is asked twice |
 //! | 408, 425, 429, 500, 502, 503, 504 | asked again: a choice is for the whole job |
 //! | anything else | PUT, which will show what that means |
 //!
 //! ```text
 //! Asking ──▶ Tus(its states)
+//!    ├─────▶ Parts(its states)
 //!    └─────▶ Put(its states)
 //! ```
 //!
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::put::{self, Put};
 use super::tus::{self, Tus};
+use super::tus_parts::{self, TusParts};
 use super::wire::{self, Verdict};
 use super::{Facts, Input, Next, Protocol, ProtocolId, Reply, Step, StepError};
 use crate::job::{Direction, Proof};
@@ -38,6 +40,8 @@ pub enum State {
     Tus(tus::State),
     /// It does not.
     Put(put::State),
+    /// The server speaks tus, and the job wants several lanes.
+    Parts(tus_parts::State),
 }
 
 impl Protocol for Auto {
@@ -53,6 +57,7 @@ impl Protocol for Auto {
         match state {
             State::Tus(state) => Ok(wrap(Tus::step(facts, state, input)?, State::Tus)),
             State::Put(state) => Ok(wrap(Put::step(facts, state, input)?, State::Put)),
+            State::Parts(state) => Ok(wrap(TusParts::step(facts, state, input)?, State::Parts)),
             State::Asking => match input {
                 Input::Begin | Input::Restarted => {
                     // The question is tus's own: its answer must do for tus.
@@ -79,6 +84,7 @@ impl Protocol for Auto {
             State::Asking => None,
             State::Tus(state) => Tus::remote(state),
             State::Put(state) => Put::remote(state),
+            State::Parts(state) => TusParts::remote(state),
         }
     }
 
@@ -87,6 +93,7 @@ impl Protocol for Auto {
             State::Asking => None,
             State::Tus(_) => Some(ProtocolId::Tus),
             State::Put(_) => Some(ProtocolId::Put),
+            State::Parts(state) => Some(TusParts::chosen(state).unwrap_or(ProtocolId::TusParts)),
         }
     }
 }
@@ -98,6 +105,7 @@ fn answered(facts: &Facts<'_>, input: &Input, reply: &Reply) -> Result<Step<Stat
         return Ok(asking(facts, Next::Retry(retry)));
     }
     Ok(match choose(reply) {
+        Choice::Tus if facts.lanes > 1 => wrap(TusParts::offered(facts, reply)?, State::Parts),
         Choice::Tus => {
             let begun = Tus::step(facts, &tus::State::Discovering, input)?;
             Step { note: Some("the server speaks tus".to_owned()), ..wrap(begun, State::Tus) }

@@ -37,14 +37,19 @@
 
 pub mod state;
 
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, IF_RANGE, RANGE};
+pub(super) mod answer;
+pub(super) mod verify;
+
+use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Method};
 
-use self::state::Likeness;
+use self::answer::{identity, part_of};
+pub(super) use self::state::Likeness;
 pub use self::state::{Check, Partial, State, Tally, Version};
+use self::verify::Trial;
 use super::wire::{self, ContentRange, Verdict};
-use super::{Body, Effect, Facts, Input, Next, Protocol, Reply, Retry, Send, Sink, Step, StepError};
-use crate::job::{Checksum, ChecksumAlgorithm, Direction, FailCause, Proof, SuspendCause};
+use super::{Effect, Facts, Input, Next, Protocol, Reply, Retry, Sink, Step, StepError};
+use crate::job::{ChecksumAlgorithm, Direction, FailCause, Proof, SuspendCause};
 
 /// Times that the remote file may change before the job fails.
 pub const CHANGED_MAX: u32 = 3;
@@ -314,53 +319,34 @@ impl Download<'_> {
     }
 
     fn verify(&self, part: Partial) -> Step<State> {
-        let digest = part.version.digest.as_ref().map(|digest| digest.algorithm);
-        let asked = self.facts.checksum.map(|asked| asked.algorithm);
-        match (digest, asked) {
-            (Some(algorithm), _) => hash(part, Check::Served, algorithm),
-            (None, Some(algorithm)) => hash(part, Check::Asked, algorithm),
-            (None, None) => self.finish(part),
-        }
+        let trial = verify::begin(&part.version, self.facts.checksum);
+        self.tried(part, trial)
     }
 
     /// `None`: not the digest that was asked for.
     fn digested(
         &self,
-        mut part: Partial,
+        part: Partial,
         check: Check,
         algorithm: ChecksumAlgorithm,
         digest: &[u8],
     ) -> Option<Step<State>> {
-        let expected = match check {
-            Check::Served => part.version.digest.as_ref(),
-            Check::Asked => self.facts.checksum,
-        };
-        let expected = expected.filter(|expected| expected.algorithm == algorithm)?;
-        if expected.digest != digest {
-            let got = Checksum { algorithm, digest: digest.to_vec() }.to_string();
-            let cause = FailCause::ChecksumMismatch { expected: expected.to_string(), got };
-            if check == Check::Served && !part.tally.spoiled {
-                part.tally.spoiled = true;
-                return Some(self.ask(part.tally));
-            }
-            return Some(step(State::Verifying { part, check }, Next::Fail(cause)));
-        }
-        Some(match (check, self.facts.checksum) {
-            (Check::Served, Some(asked)) if asked.algorithm == algorithm => {
-                return self.digested(part, Check::Asked, algorithm, digest);
-            }
-            (Check::Served, Some(asked)) => hash(part, Check::Asked, asked.algorithm),
-            (Check::Served, None) | (Check::Asked, _) => self.finish(part),
-        })
+        let trial = verify::judge(&part.version, self.facts.checksum, check, algorithm, digest)?;
+        Some(self.tried(part, trial))
     }
 
-    fn finish(&self, part: Partial) -> Step<State> {
-        let length = if part.version.total.is_some() { "length" } else { "end of body (no length told)" };
-        let served =
-            part.version.digest.as_ref().map(|digest| format!(", {} as served", digest.algorithm.name()));
-        let asked = self.facts.checksum.map(|asked| format!(", {} as asked for", asked.algorithm.name()));
-        let evidence = format!("{length}{}{}", served.unwrap_or_default(), asked.unwrap_or_default());
-        complete(part.have, evidence, part.version.name)
+    fn tried(&self, mut part: Partial, trial: Trial) -> Step<State> {
+        match trial {
+            Trial::Hash(check, algorithm) => {
+                step(State::Verifying { part, check }, Next::Go(vec![Effect::Digest(algorithm)]))
+            }
+            Trial::Proven(evidence) => complete(part.have, evidence, part.version.name),
+            Trial::Wrong(Check::Served, _) if !part.tally.spoiled => {
+                part.tally.spoiled = true;
+                self.ask(part.tally)
+            }
+            Trial::Wrong(check, cause) => step(State::Verifying { part, check }, Next::Fail(cause)),
+        }
     }
 
     /// Another file than before: starts over, so many times.
@@ -385,50 +371,9 @@ impl Download<'_> {
         step(state, wire::classify(reply, self.facts.now).into())
     }
 
-    fn request(&self, method: Method, mut headers: HeaderMap, sink: Sink) -> Effect {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert("want-repr-digest", HeaderValue::from_static("sha-256=10"));
-        let url = self.facts.url.to_owned();
-        let body = Body::Empty;
-        Effect::Send(Box::new(Send { lane: LANE, method, url, headers, body, sink, follow_redirects: true }))
+    fn request(&self, method: Method, headers: HeaderMap, sink: Sink) -> Effect {
+        answer::request(LANE, method, self.facts.url, headers, sink)
     }
-}
-
-/// The one range that a 206 carries.
-struct Received {
-    first: u64,
-    last: u64,
-    total: Option<u64>,
-}
-
-fn part_of(reply: &Reply) -> Result<Received, FailCause> {
-    let headers = &reply.headers;
-    identity(headers).map_err(FailCause::Protocol)?;
-    let kind = wire::text(headers, &CONTENT_TYPE)?.unwrap_or_default().to_ascii_lowercase();
-    if kind.trim_start().starts_with("multipart/byteranges") {
-        return Err(FailCause::Protocol("206 with several ranges, one was asked for".to_owned()));
-    }
-    let Some(ContentRange::Part { first, last, total }) = wire::content_range(headers)? else {
-        return Err(FailCause::Protocol("206 without a Content-Range of its bytes".to_owned()));
-    };
-    if wire::content_length(headers)?.is_some_and(|length| length != last - first + 1) {
-        return Err(FailCause::Protocol("206 with a Content-Length other than its Content-Range".to_owned()));
-    }
-    Ok(Received { first, last, total })
-}
-
-fn identity(headers: &HeaderMap) -> Result<(), String> {
-    let codings =
-        headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("(unreadable)"));
-    let mut codings = codings.flat_map(|value| value.split(',')).map(str::trim);
-    let coded = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
-    coded.map_or(Ok(()), |coding| {
-        Err(format!("the file comes coded as {}, plain was asked for", wire::printable(coding, 40)))
-    })
-}
-
-fn hash(part: Partial, check: Check, algorithm: ChecksumAlgorithm) -> Step<State> {
-    step(State::Verifying { part, check }, Next::Go(vec![Effect::Digest(algorithm)]))
 }
 
 fn complete(size: u64, evidence: String, name: Option<String>) -> Step<State> {
@@ -441,15 +386,20 @@ fn broken(state: State, why: String) -> Step<State> {
 }
 
 fn step(state: State, next: Next) -> Step<State> {
-    let (done, size) = match &state {
+    let (done, size) = extent(&state);
+    Step { state, done, size, next, note: None }
+}
+
+/// Durable bytes, and the whole size once known.
+pub(super) fn extent(state: &State) -> (u64, Option<u64>) {
+    match state {
         State::Asking { .. } => (0, None),
         State::Receiving { part, .. } | State::Resuming { part } | State::Checking { part } => {
             (part.have, part.version.total)
         }
         State::Verifying { part, .. } => (part.have, Some(part.have)),
         State::Complete { size, .. } => (*size, Some(*size)),
-    };
-    Step { state, done, size, next, note: None }
+    }
 }
 
 #[cfg(test)]

@@ -127,6 +127,8 @@ impl Performer {
                     deeds.push(Deed::Reserve { part: job.core.part.clone(), len });
                 }
                 Effect::Protocol(protocol::Effect::Pause { lane, attempts, retry }) => {
+                    // A body that is still held is not wanted: that closes it.
+                    live.lanes.remove(&lane);
                     let span = retry::delay(attempts, &retry, self.ports.entropy.seed());
                     pauses.push((lane, span));
                 }

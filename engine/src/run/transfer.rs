@@ -2,7 +2,8 @@
 //!
 //! Memory per transfer, whatever the file's size: an upload has at most [`READ_AHEAD`] pieces of
 //! [`PIECE`] bytes in hand, a download at most [`QUEUE`] + 2 buffers of [`WRITE_BUFFER`] bytes: both
-//! below 8 MiB with the connection's own. Buffers are reused.
+//! below 8 MiB with the connection's own. Exchanges side by side share that: each has smaller buffers.
+//! Buffers are reused.
 //!
 //! Downloads keep data before journal: an extent is told to the protocol only after fdatasync of
 //! the part file. Uploads in place are guarded: the source is checked after each piece was read and
@@ -32,6 +33,8 @@ const PIECE: u64 = 256 << 10;
 const READ_AHEAD: usize = 4;
 /// Bytes gathered before a write.
 const WRITE_BUFFER: usize = 1 << 20;
+/// The same where many exchanges share it: fewer bytes are not worth a call.
+const WRITE_BUFFER_MIN: usize = 64 << 10;
 /// Full buffers that wait for the disk.
 const QUEUE: usize = 2;
 /// Bytes after which what was written is synced and journaled.
@@ -366,7 +369,8 @@ impl Download {
         let sync_bytes = SYNC_BYTES / u64::from(share.max(1));
         let (full, queue) = mpsc::channel(QUEUE);
         let (empty, spare) = mpsc::channel(QUEUE + 2);
-        let reader = read_body(&mut *body, offset, limit, (&progress, lane), &pace, (full, spare), ports);
+        let shape = (offset, limit, buffer_len(sync_bytes));
+        let reader = read_body(&mut *body, shape, (&progress, lane), &pace, (full, spare), ports);
         let writer =
             Writer { ports, gate: &gate, file, position: offset, synced_to: offset, sync_bytes, synced };
         let (ended, written) = futures_util::future::join(reader, writer.run(queue, empty)).await;
@@ -387,16 +391,20 @@ fn part_fault(error: &io::Error) -> LocalFault {
     }
 }
 
+/// Four of them are in hand at most, and must not be more than what is synced at a time.
+fn buffer_len(sync_bytes: u64) -> usize {
+    usize::try_from(sync_bytes / 4).unwrap_or(WRITE_BUFFER).clamp(WRITE_BUFFER_MIN, WRITE_BUFFER)
+}
+
 async fn read_body(
     body: &mut dyn ResponseBody,
-    offset: u64,
-    limit: Option<u64>,
+    (offset, limit, buffer_len): (u64, Option<u64>, usize),
     (progress, lane): (&Progress, u16),
     pace: &Pace,
     (full, mut spare): (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>),
     ports: &Ports,
 ) -> Result<(), crate::ports::NetError> {
-    let mut buffer = Vec::with_capacity(WRITE_BUFFER);
+    let mut buffer = Vec::with_capacity(buffer_len);
     let mut handed_over = ports.clock.elapsed();
     let mut left = limit.unwrap_or(u64::MAX);
     let mut reached = offset;
@@ -421,12 +429,12 @@ async fn read_body(
         reached += chunk.len() as u64;
         progress.reached(lane, reached);
         while !chunk.is_empty() {
-            let room = WRITE_BUFFER - buffer.len();
+            let room = buffer_len - buffer.len();
             buffer.extend_from_slice(&chunk.split_to(room.min(chunk.len())));
             let now = ports.clock.elapsed();
-            if buffer.len() == WRITE_BUFFER || now.saturating_sub(handed_over) >= SYNC_SPAN {
+            if buffer.len() == buffer_len || now.saturating_sub(handed_over) >= SYNC_SPAN {
                 handed_over = now;
-                let next = spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(WRITE_BUFFER));
+                let next = spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(buffer_len));
                 if full.send(std::mem::replace(&mut buffer, next)).await.is_err() {
                     // The writer failed, and says why.
                     return Ok(());
@@ -524,3 +532,6 @@ pub async fn hash(
     }
     Ok(hasher.finalize().into_vec())
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,10 +108,10 @@ fn as_submitted(job: &Job, secrets: Secrets) -> Submission {
     let base = match spec.direction() {
         Direction::Upload => {
             let protocol = match spec.protocol {
-                ProtocolId::Tus => UploadProtocol::Tus,
+                ProtocolId::Tus | ProtocolId::TusParts => UploadProtocol::Tus,
                 ProtocolId::Put => UploadProtocol::Put,
                 ProtocolId::Form => UploadProtocol::Form,
-                ProtocolId::Auto | ProtocolId::Get => UploadProtocol::Auto,
+                ProtocolId::Auto | ProtocolId::Get | ProtocolId::Segments => UploadProtocol::Auto,
             };
             Submission::upload(spec.path, spec.url).stage(spec.stage).protocol(protocol)
         }

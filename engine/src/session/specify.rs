@@ -36,7 +36,7 @@ impl Engine {
                 let (path, into) = self.destination(destination, overwrite).await?;
                 // Mirrors are another source of the same kind of piece, so they need the protocol of pieces.
                 let in_pieces = spec.lanes > 1 || !spec.mirrors.is_empty();
-                spec.protocol = if in_pieces { ProtocolId::Get } else { ProtocolId::Get };
+                spec.protocol = if in_pieces { ProtocolId::Segments } else { ProtocolId::Get };
                 (spec.path, spec.name_from_server, spec.overwrite) = (path, into, overwrite);
             }
         }
@@ -52,7 +52,7 @@ impl Engine {
     ) -> Result<(), SubmitError> {
         spec.protocol = match protocol {
             UploadProtocol::Auto => ProtocolId::Auto,
-            UploadProtocol::Tus if spec.lanes > 1 => ProtocolId::Tus,
+            UploadProtocol::Tus if spec.lanes > 1 => ProtocolId::TusParts,
             UploadProtocol::Tus => ProtocolId::Tus,
             UploadProtocol::Put => ProtocolId::Put,
             UploadProtocol::Form => ProtocolId::Form,

@@ -47,7 +47,7 @@ pub struct Version {
 
 /// Whether a later reply speaks of the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Likeness {
+pub(in crate::protocol) enum Likeness {
     Same,
     Unproven,
     Changed,
@@ -55,7 +55,7 @@ pub(super) enum Likeness {
 
 impl Version {
     /// From the head of a whole reply of known length.
-    pub(super) fn read(reply: &Reply, total: Option<u64>) -> Self {
+    pub(in crate::protocol) fn read(reply: &Reply, total: Option<u64>) -> Self {
         let headers = &reply.headers;
         let validator = match wire::etag(headers) {
             Some(wire::EntityTag::Strong(tag)) => Some(Validator::Tag(tag)),
@@ -70,7 +70,7 @@ impl Version {
 
     /// Compares validators, and digests where both are told. `whole`: the reply is a 200, in which
     /// nothing may be left out; a 206 to If-Range may leave Last-Modified out.
-    pub(super) fn likeness(&self, headers: &HeaderMap, whole: bool) -> Likeness {
+    pub(in crate::protocol) fn likeness(&self, headers: &HeaderMap, whole: bool) -> Likeness {
         let told = wire::repr_digest(headers);
         if let (Some(ours), Some(theirs)) = (&self.digest, &told)
             && ours.algorithm == theirs.algorithm

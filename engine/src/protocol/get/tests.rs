@@ -1,14 +1,16 @@
 //! A lying server (tables), an honest one that breaks off and changes (property), the form on disk.
 
 use bytes::Bytes;
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderName, StatusCode};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::state::Validator;
 use super::*;
-use crate::job::{HttpOptions, Token};
+use crate::job::{Checksum, HttpOptions, Token};
 use crate::ports::{NetErrorKind, WallMs};
+use crate::protocol::Send;
 
 const URL: &str = "https://files.example/a.bin?sig=secret";
 const TAG: (&str, &str) = ("etag", "\"one\"");
