@@ -168,6 +168,9 @@ pub enum NetErrorKind {
     Timeout,
     /// The connection broke: the server may have seen all, some or nothing.
     Broken,
+    /// It broke, or was given up, before the end of the request was handed to it: the server cannot have the whole of
+    /// it, whatever it does with a part.
+    Cut,
     /// TLS refused the peer. Never retried without TLS.
     Tls,
     /// The engine's own rules refused it (redirect to another scheme, too many redirects, bad URL).

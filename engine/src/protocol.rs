@@ -329,6 +329,11 @@ pub trait Protocol {
     fn remote(_state: &Self::State) -> Option<&str> {
         None
     }
+    /// What the state becomes once it is known that the server cannot have the whole of the request under way; `None`:
+    /// that makes no difference.
+    fn unsent(_state: &Self::State) -> Option<Self::State> {
+        None
+    }
     /// Which protocol is spoken, for one that leaves the choice to what it finds.
     fn chosen(_state: &Self::State) -> Option<ProtocolId> {
         None
@@ -396,6 +401,9 @@ macro_rules! registry {
 
             /// What would be left at the server if the session were forgotten.
             pub fn remote(&self) -> Option<&str> { match self { $( Self::$variant(state) => <$protocol>::remote(state) ),+ } }
+
+            /// What the state becomes once it is known that the server cannot have the whole of the request under way.
+            pub fn unsent(&self) -> Option<State> { match self { $( Self::$variant(state) => <$protocol>::unsent(state).map(Self::$variant) ),+ } }
 
             /// Which protocol was found to be spoken.
             pub fn chosen(&self) -> Option<ProtocolId> { match self { $( Self::$variant(state) => <$protocol>::chosen(state) ),+ } }

@@ -426,7 +426,15 @@ impl Runner {
             Message::Listen { after, jobs, answer } => {
                 let _gone = answer.send(self.feed.listen(after, &jobs));
             }
-            Message::Stop => round.stop = true,
+            Message::Stop => {
+                // A form that is cut off before its end can go on under the next owner.
+                let cut: Vec<JobId> =
+                    self.live.iter_mut().filter_map(|(id, live)| live.seal().then_some(*id)).collect();
+                for id in cut {
+                    self.step(id, Input::Unsent, round);
+                }
+                round.stop = true;
+            }
         }
         Ok(())
     }
@@ -531,6 +539,9 @@ impl Runner {
 
     /// Steps one job, which is in memory; whether it moved.
     fn step(&mut self, id: JobId, input: Input, round: &mut Round) -> bool {
+        if matches!(input, Input::Suspend(_)) && self.live.get_mut(&id).is_some_and(Live::seal) {
+            self.step(id, Input::Unsent, round);
+        }
         let Some(job) = self.jobs.map.get(&id) else { return false };
         let span = tracing::debug_span!("job", %id);
         let _entered = span.enter();

@@ -48,6 +48,8 @@ pub enum Input {
     PartMade(Part),
     /// Something arrived for the protocol.
     Protocol(protocol::Input),
+    /// The server cannot have the whole of the request under way: it was never sent, or cut off before its end.
+    Unsent,
     /// A local file failed it.
     LocalFault(LocalFault),
     /// The part file has its final name.
@@ -216,6 +218,7 @@ impl Machine<'_> {
             }),
             Input::PartMade(part) => self.staged(|core| core.part = Some(part)),
             Input::Protocol(input) => self.protocol_input(&input),
+            Input::Unsent => self.unsent(),
             Input::LocalFault(fault) => self.local_fault(fault),
             Input::Published(file) => self.published(file),
             Input::DestinationExists(path) => {
@@ -291,6 +294,13 @@ impl Machine<'_> {
             | Phase::Ending { remote: None, .. }
             | Phase::Ended(_) => false,
         }
+    }
+
+    fn unsent(&mut self) -> bool {
+        let Phase::Sending(state) = &self.core.phase else { return false };
+        let Some(state) = state.unsent() else { return false };
+        self.core.phase = Phase::Sending(state);
+        true
     }
 
     fn facts(&self) -> Facts<'_> {
@@ -382,7 +392,12 @@ impl Machine<'_> {
                 Some(state)
             }
             Next::Done(_) => None,
-            Next::Retry(_) | Next::Fail(_) | Next::Suspend(_) => {
+            Next::Fail(cause) => {
+                // It says more than a URL where several things are left.
+                self.core.leftover = left.or_else(|| Some(clip(&cause.to_string())));
+                None
+            }
+            Next::Retry(_) | Next::Suspend(_) => {
                 self.core.leftover = left;
                 None
             }
@@ -421,7 +436,12 @@ impl Machine<'_> {
         self.core.part = None;
         self.what = Some(format!("completed: {}", file.display()));
         self.core.file = Some(file);
-        self.ended(Outcome::Completed(proof));
+        if self.job.spec.has_secrets {
+            self.core.phase = Phase::Ending { outcome: Outcome::Completed(proof), remote: None };
+            self.effects.push(Effect::Free);
+        } else {
+            self.ended(Outcome::Completed(proof));
+        }
         true
     }
 

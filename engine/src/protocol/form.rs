@@ -87,6 +87,13 @@ impl Protocol for Form {
         State::Ready { before: 0 }
     }
 
+    fn unsent(state: &State) -> Option<State> {
+        match state {
+            State::Posting { before } => Some(State::Ready { before: *before }),
+            State::Ready { .. } | State::Complete { .. } | State::Gone { .. } => None,
+        }
+    }
+
     fn step(facts: &Facts<'_>, state: &State, input: &Input) -> Result<Step<State>, StepError> {
         let size = facts.size.ok_or_else(|| StepError("an upload without a size".to_owned()))?;
         let upload = Upload { facts, size };
@@ -153,8 +160,9 @@ impl Upload<'_> {
     }
 
     fn lost(&self, before: u32, kind: NetErrorKind, why: &str) -> Step<State> {
-        // Neither TLS nor the engine's own rules let anything of it out.
-        let unseen = kind.is_unsent() || matches!(kind, NetErrorKind::Tls | NetErrorKind::Refused);
+        // Neither TLS nor the engine's own rules let anything of it out; and what was cut off ends in no boundary.
+        let unseen =
+            kind.is_unsent() || matches!(kind, NetErrorKind::Cut | NetErrorKind::Tls | NetErrorKind::Refused);
         let before = before.saturating_add(u32::from(!unseen));
         match wire::lost(kind, why, self.facts.url) {
             Next::Fail(cause) => self.gone(cause),

@@ -365,11 +365,12 @@ pub fn lost(kind: NetErrorKind, why: &str, url: &str) -> Next {
     let what = match kind {
         NetErrorKind::Connect => "no connection to",
         NetErrorKind::Offline => "no way to",
+        NetErrorKind::Cut => "the request was cut off to",
         NetErrorKind::Timeout => "nothing moved for too long to or from",
         NetErrorKind::Broken => "the connection broke to",
         NetErrorKind::Body => "the file could not be read while it was sent to",
         NetErrorKind::Tls => "TLS does not trust",
-        NetErrorKind::Refused => "a redirect or URL that must not be followed, at",
+        NetErrorKind::Refused => "refused, at",
     };
     let why = printable(why, DETAIL_MAX);
     let colon = if why.is_empty() { "" } else { ": " };
@@ -381,6 +382,7 @@ pub fn lost(kind: NetErrorKind, why: &str, url: &str) -> Next {
         | NetErrorKind::Offline
         | NetErrorKind::Timeout
         | NetErrorKind::Broken
+        | NetErrorKind::Cut
         | NetErrorKind::Body => {
             Next::Retry(Retry { offline: kind == NetErrorKind::Offline, ..Retry::because(why) })
         }

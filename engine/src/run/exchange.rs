@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 
 use super::perform::{Hand, StoreOrder, known};
 use super::staging::{self, SnapshotSource};
-use super::transfer::{self, Download, End, Pace, Progress, Upload, take_fault};
+use super::transfer::{self, Download, End, Pace, Progress, Tail, Upload, take_fault};
 use crate::job::step::{Input, LocalFault};
 use crate::job::{Job, Part, SnapshotMethod, SuspendCause, TransportOptions};
-use crate::ports::{HttpRequest, HttpResponse, NetError, RequestBody, Transport};
+use crate::ports::{HttpRequest, HttpResponse, NetError, NetErrorKind, RequestBody, Transport};
 use crate::protocol::{self, Body, Reply, Send, Sink, wire};
 use crate::secret::{CredentialRef, Secrets};
 
@@ -50,6 +50,7 @@ pub struct Exchange {
     ordered: oneshot::Receiver<StoreOrder>,
     progress: Arc<Progress>,
     pace: Pace,
+    tail: Arc<Tail>,
 }
 
 /// Why an exchange brought nothing for the protocol.
@@ -89,6 +90,7 @@ impl Exchange {
             ordered,
             progress: Arc::clone(progress),
             pace,
+            tail: Arc::default(),
         }
     }
 
@@ -99,16 +101,29 @@ impl Exchange {
         let answered = self.request(hand, &fault).await;
         // A broken source explains whatever the connection made of it.
         if let Some(fault) = take_fault(&fault) {
+            self.unsent(hand);
             return hand.fault(fault);
         }
-        let lost = |lost: NetError| {
+        let is_form = matches!(self.send.body, Body::Form { .. });
+        let tail = Arc::clone(&self.tail);
+        let lost = |mut lost: NetError| {
+            let broke = matches!(lost.kind, NetErrorKind::Broken | NetErrorKind::Timeout);
+            if is_form && broke && tail.seal() {
+                lost.kind = NetErrorKind::Cut;
+            }
             hand.say(Input::Protocol(protocol::Input::Lost { lane, kind: lost.kind, why: lost.message }));
         };
         let response = match answered {
             Ok(response) => response,
             Err(Failure::Net(error)) => return lost(error),
-            Err(Failure::Local(fault)) => return hand.fault(fault),
-            Err(Failure::Credential(why)) => return hand.say(Input::Suspend(SuspendCause::Auth(why))),
+            Err(Failure::Local(fault)) => {
+                self.unsent(hand);
+                return hand.fault(fault);
+            }
+            Err(Failure::Credential(why)) => {
+                self.unsent(hand);
+                return hand.say(Input::Suspend(SuspendCause::Auth(why)));
+            }
         };
         let HttpResponse { status, headers, url, framed, mut body } = response;
         let held = sink == Sink::Hold && status.is_success();
@@ -127,6 +142,18 @@ impl Exchange {
         hand.say(Input::Protocol(protocol::Input::Reply { lane, reply }));
         if held && let Ok(order) = (&mut self.ordered).await {
             self.store(hand, body, order).await;
+        }
+    }
+
+    /// What keeps the end of a form back, if this is one.
+    pub fn tail(&self) -> Option<Arc<Tail>> {
+        matches!(self.send.body, Body::Form { .. }).then(|| Arc::clone(&self.tail))
+    }
+
+    /// A failure of our own has kept the request, or its end, from the server.
+    fn unsent(&self, hand: &Hand) {
+        if self.tail().is_some_and(|tail| tail.seal()) {
+            hand.say(Input::Unsent);
         }
     }
 
@@ -156,11 +183,15 @@ impl Exchange {
             Body::Form { head, tail } => {
                 let size = self.snapshot.as_ref().map_or(0, |source| source.snapshot.size);
                 let upload = self.open_upload(hand, 0..size, fault).await.map_err(Failure::Local)?;
-                let text = |text: &Vec<u8>| stream::iter([Ok(Bytes::from(text.clone()))]);
+                let start = stream::iter([Ok(Bytes::from(head.clone()))]);
+                let (end, seal) = (Bytes::from(tail.clone()), Arc::clone(&self.tail));
+                let end = stream::once(async move {
+                    if seal.send() { Ok(end) } else { Err(io::Error::other("given up before its end")) }
+                });
                 let file = upload.into_stream(hand.ports.clone());
                 RequestBody::Stream {
                     len: (head.len() + tail.len()) as u64 + size,
-                    pieces: text(head).chain(file).chain(text(tail)).boxed(),
+                    pieces: start.chain(file).chain(end).boxed(),
                 }
             }
         };

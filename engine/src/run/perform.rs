@@ -11,15 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use futures_util::future::{join, join_all};
 use longhaul_journal::Committed;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::Message;
 use super::exchange::Exchange;
 use super::staging::{self, Publish, Remains, SnapshotSource, StagePlan};
-use super::transfer::{self, Gate, Pace, Progress};
+use super::transfer::{self, Gate, Pace, Progress, Tail};
 use crate::job::step::{Effect, Input, LocalFault, Transition};
 use crate::job::{Checksum, ChecksumAlgorithm, Direction, FailCause, Job, JobId, Outcome, Part, Phase};
 use crate::ports::{Ports, WallMs};
@@ -37,6 +36,8 @@ pub struct Live {
     lanes: BTreeMap<u16, oneshot::Sender<StoreOrder>>,
     gate: Gate,
     pace: Pace,
+    /// What keeps back the end of a form that is under way.
+    tail: Option<Arc<Tail>>,
 }
 
 impl Live {
@@ -49,7 +50,13 @@ impl Live {
             lanes: BTreeMap::new(),
             gate: Gate::default(),
             pace,
+            tail: None,
         }
+    }
+
+    /// Keeps the end of a form back that is under way; whether it had not left yet.
+    pub fn seal(&mut self) -> bool {
+        self.tail.take().is_some_and(|tail| tail.seal())
     }
 
     /// Whether nothing is under way for it.
@@ -148,7 +155,9 @@ impl Performer {
                     live.lanes.insert(send.lane, order);
                     let pace = live.pace.clone();
                     let (dir, progress) = (&self.stage_dir, &live.progress);
-                    exchanges.push(Exchange::new(job, *send, dir, ordered, progress, pace));
+                    let exchange = Exchange::new(job, *send, dir, ordered, progress, pace);
+                    live.tail = exchange.tail().or(live.tail.take());
+                    exchanges.push(exchange);
                 }
             }
         }
@@ -260,12 +269,21 @@ impl Hand {
                 return self.fault(fault);
             }
         }
-        let pauses = pauses.into_iter().map(async |(lane, span)| {
-            self.ports.clock.sleep(span).await;
-            self.say(Input::Protocol(protocol::Input::Woken { lane }));
-        });
-        let exchanges = exchanges.into_iter().map(|exchange| exchange.run(&self));
-        join(join_all(pauses), join_all(exchanges)).await;
+        // A task each, as they may take long; they end with this one.
+        let hand = Arc::new(self);
+        let mut tasks = JoinSet::new();
+        for exchange in exchanges {
+            let hand = Arc::clone(&hand);
+            tasks.spawn(async move { exchange.run(&hand).await });
+        }
+        for (lane, span) in pauses {
+            let hand = Arc::clone(&hand);
+            tasks.spawn(async move {
+                hand.ports.clock.sleep(span).await;
+                hand.say(Input::Protocol(protocol::Input::Woken { lane }));
+            });
+        }
+        while tasks.join_next().await.is_some() {}
     }
 
     pub async fn local<T: std::marker::Send + 'static>(

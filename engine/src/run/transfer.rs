@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,32 @@ const SYNC_BYTES: u64 = 8 << 20;
 const SYNC_SPAN: Duration = Duration::from_millis(500);
 /// Bytes hashed at a time.
 const HASH_BUFFER: usize = 1 << 20;
+
+/// The last piece of a request that the server must not get by accident: either it leaves, or it is known never
+/// to have left.
+#[derive(Debug, Default)]
+pub struct Tail(AtomicU8);
+
+impl Tail {
+    const OPEN: u8 = 0;
+    const SENT: u8 = 1;
+    const SEALED: u8 = 2;
+
+    fn settle(&self, as_what: u8) -> bool {
+        let settled = self.0.compare_exchange(Self::OPEN, as_what, Ordering::AcqRel, Ordering::Acquire);
+        settled.map_or_else(|before| before == as_what, |_| true)
+    }
+
+    /// Lets it go, once; `false`: it is sealed, and must not.
+    pub fn send(&self) -> bool {
+        self.settle(Self::SENT)
+    }
+
+    /// Keeps it back from now on; `false`: it has left already.
+    pub fn seal(&self) -> bool {
+        self.settle(Self::SEALED)
+    }
+}
 
 /// How far the exchanges of a job have come beyond what is journaled, for people.
 #[derive(Debug, Default)]
