@@ -49,7 +49,7 @@ pub struct Global {
     /// Print results and errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Colours: auto is for terminals, unless NO_COLOR is set
+    /// Colours: auto is for terminals, unless `NO_COLOR` is set
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
     pub color: style::When,
     /// Trace to standard error; twice for more, three times for all

@@ -135,9 +135,11 @@ fn findings(report: &Report) -> String {
 
 fn repair_block(repair: &Repair, context: &Context) -> String {
     let mut text = String::new();
-    let would = if repair.dry_run { "would have: " } else { "" };
+    if repair.dry_run {
+        text.push_str("nothing was changed; this is what a repair does:\n");
+    }
     for did in &repair.did {
-        let _ = writeln!(text, "{would}{}", escape(did));
+        let _ = writeln!(text, "{}", escape(did));
     }
     for lost in &repair.lost {
         let _ = writeln!(text, "{}: {}", style::stdout().ink(Ink::Bad, "lost"), escape(lost));

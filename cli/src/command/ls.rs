@@ -26,6 +26,7 @@ Examples:
 const LIMIT: u64 = 100;
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "options as clap reads them, not states")]
 pub struct Ls {
     #[command(flatten)]
     pub filter: Filter,
@@ -201,7 +202,7 @@ fn summary_lines(counts: &Counts) -> String {
         ("failed", counts.failed),
         ("all", counts.all()),
     ];
-    lines.iter().map(|(name, count)| format!("{name:<9}  {count:>9}\n")).collect()
+    lines.map(|(name, count)| format!("{name:<9}  {count:>9}\n")).concat()
 }
 
 /// How jobs are written.
@@ -254,7 +255,10 @@ impl<'a> Writer<'a> {
                 let rows: Vec<Vec<Cell>> = jobs.iter().map(row).collect();
                 table.rows(&rows)
             }
-            Form::Ids => jobs.iter().map(|view| format!("{}\n", view.id)).collect(),
+            Form::Ids => {
+                let ids: Vec<_> = jobs.iter().map(|view| view.id.to_string()).collect();
+                ids.join("\n") + "\n"
+            }
             Form::Array => {
                 let mut text = if self.any { "," } else { "[" }.to_owned();
                 text.push_str(&values(jobs)?.join(","));

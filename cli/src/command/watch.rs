@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use clap::Args;
 use longhaul::control::{Client, Query, Request, Response, Selection};
-use longhaul::{JobId, JobState, JobView};
+use longhaul::{JobState, JobView};
 
 use crate::connect::{Attached, Role};
 use crate::exit::{Exit, Failure};
-use crate::output::Context;
+use crate::output::{self, Context};
 use crate::report;
 use crate::select::{Filter, UNFINISHED};
 use crate::signals::{Asked, Signals};
@@ -51,7 +51,7 @@ pub async fn run(context: &Context, watch: &Watch) -> Result<Exit, Failure> {
         return super::nowhere(context, &selection);
     }
     let mut signals = Signals::install()?;
-    let mut watching = Watching { context, selection, link: Link::Nobody, told: false };
+    let mut watching = Watching { context, selection, link: Link::Nobody, told: false, unknown: Exit::Done };
     watching.begin().await?;
     let size = table::screen_size().filter(|_| !context.json && watch.after.is_none());
     let ended = async {
@@ -83,6 +83,8 @@ struct Watching<'a> {
     selection: Selection,
     link: Link,
     told: bool,
+    /// Failed if some of the named jobs are not there.
+    unknown: Exit,
 }
 
 impl Watching<'_> {
@@ -98,15 +100,29 @@ impl Watching<'_> {
             }
         }
         let Some(named) = self.selection.ids.clone() else { return Ok(()) };
-        let jobs = Selection::ids(named.iter().copied());
-        let query = Query { limit: Some(1), ..jobs.into() };
-        match self.ask(Request::List { query }).await {
-            Some(Response::Jobs { jobs, .. }) if jobs.is_empty() => {
-                self.release().await?;
-                Err(super::no_job(self.context, named.first().copied().unwrap_or(JobId(0))))
+        let mut query: Query = Selection::ids(named.iter().copied()).into();
+        let mut known = Vec::new();
+        loop {
+            // Nobody answers: nothing can be said of them yet.
+            let Some(Response::Jobs { jobs, more }) = self.ask(Request::List { query: query.clone() }).await
+            else {
+                return Ok(());
+            };
+            known.extend(jobs.iter().map(|view| view.id));
+            query.after = known.last().copied();
+            if !more || jobs.is_empty() {
+                break;
             }
-            _ => Ok(()),
         }
+        for id in named.iter().filter(|id| known.binary_search(id).is_err()) {
+            output::complain(super::no_job(self.context, *id));
+            self.unknown = Exit::Failed;
+        }
+        if known.is_empty() {
+            self.release().await?;
+            return Err(Failure::failed("there is nothing to watch"));
+        }
+        Ok(())
     }
 
     /// Finds the session's owner; false if there is none.
@@ -117,10 +133,11 @@ impl Watching<'_> {
         matches!(self.link, Link::Owner(_))
     }
 
-    /// Lets go of the session after the one look; says once that nobody runs its jobs.
+    /// Lets go of the session after the one look.
     async fn release(&mut self) -> Result<(), Failure> {
-        if let Link::Visit(session) = std::mem::replace(&mut self.link, Link::Nobody) {
-            session.leave(Ok(())).await?;
+        match std::mem::replace(&mut self.link, Link::Nobody) {
+            Link::Visit(session) => session.leave(Ok(())).await?,
+            other @ (Link::Owner(_) | Link::Nobody) => self.link = other,
         }
         Ok(())
     }
@@ -166,7 +183,7 @@ impl Watching<'_> {
         }
         let failed = self.selection.clone().in_states([JobState::Failed]);
         let mut query = Query { limit: Some(PAGE), ..failed.into() };
-        let mut exit = Exit::Done;
+        let mut exit = self.unknown;
         loop {
             let Some(Response::Jobs { jobs, more }) = self.ask(Request::List { query: query.clone() }).await
             else {

@@ -129,12 +129,12 @@ fn tell_source(repair: &mut Repair, source: Option<&Source>, missing: u64) {
         None => "found neither an export nor a part of the journal that can be read".to_owned(),
     };
     repair.did.push(what);
-    if missing > 0 {
-        repair.lost.push(format!(
+    match source {
+        Some(_) if missing > 0 => repair.lost.push(format!(
             "{missing} records after that were acknowledged and cannot be read: jobs accepted then are lost, and jobs restored may be further, or over"
-        ));
-    } else if source.is_none() {
-        repair.lost.push("every job that the journal held".to_owned());
+        )),
+        Some(_) => {}
+        None => repair.lost.push("every job that the journal held".to_owned()),
     }
 }
 

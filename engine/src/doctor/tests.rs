@@ -20,6 +20,11 @@ use crate::ports::{Disk as _, WallMs};
 use crate::protocol::ProtocolId;
 use crate::session::{Session, SessionOptions};
 
+fn look_at(path: &Path) -> Fingerprint {
+    let file = OsDisk::default().open_read(path).expect("a file");
+    file.fingerprint().expect("its identity")
+}
+
 struct Bench {
     dir: TempDir,
 }
@@ -41,16 +46,11 @@ impl Bench {
         path
     }
 
-    fn look_at(&self, path: &Path) -> Fingerprint {
-        let file = OsDisk::default().open_read(path).expect("a file");
-        file.fingerprint().expect("its identity")
-    }
-
     fn upload(&self, id: u64) -> Job {
         let source = self.dir.path().join(format!("source-{id}"));
         fs::write(&source, format!("content {id}")).expect("a source");
         let mut job = job(id, ProtocolId::Tus, source.clone());
-        job.spec.source = Some(self.look_at(&source));
+        job.spec.source = Some(look_at(&source));
         job
     }
 
@@ -58,7 +58,7 @@ impl Bench {
         let mut job = job(id, ProtocolId::Get, self.dir.path().join(format!("target-{id}")));
         let path = job.part_path();
         fs::write(&path, bytes).expect("a part file");
-        let file = self.look_at(&path);
+        let file = look_at(&path);
         job.core.part = Some(Part { path, dev: file.dev, ino: file.ino });
         (job.core.phase, job.core.done) = (Phase::Staged, bytes.len() as u64);
         job
@@ -120,7 +120,8 @@ fn ended(mut job: Job) -> Job {
 }
 
 fn texts(report: &Report) -> String {
-    report.findings.iter().map(|finding| format!("{}: {}\n", finding.severity, finding.text)).collect()
+    let lines = report.findings.iter().map(|finding| format!("{}: {}\n", finding.severity, finding.text));
+    lines.collect::<Vec<_>>().concat()
 }
 
 fn truncate(path: &Path) {
@@ -142,7 +143,7 @@ async fn every_stray_is_told_and_only_ours_are_removed() {
     let bench = Bench::new();
     let mut copied = bench.upload(1);
     let kept = bench.stage("0000000000000001.stage");
-    let file = bench.look_at(&kept);
+    let file = look_at(&kept);
     copied.core.snapshot = Some(Snapshot { method: SnapshotMethod::Copy, size: 6, file });
     (copied.core.phase, copied.spec.has_secrets) = (Phase::Staged, true);
     let secrets = bench.stage("0000000000000001.secrets");
@@ -223,7 +224,7 @@ async fn an_emptied_database_is_rebuilt_from_the_export() {
     let bench = Bench::new();
     let mut copied = bench.upload(1);
     let kept = bench.stage("0000000000000001.stage");
-    let file = bench.look_at(&kept);
+    let file = look_at(&kept);
     copied.core.snapshot = Some(Snapshot { method: SnapshotMethod::Copy, size: 6, file });
     (copied.core.phase, copied.spec.key) = (Phase::Staged, Some("the-key".into()));
     let later = bench.upload(5);
@@ -342,7 +343,7 @@ async fn jobs_go_from_one_session_to_another() {
     let (from, to) = (Bench::new(), Bench::new());
     let mut copied = from.upload(1);
     let copy = from.stage("0000000000000001.stage");
-    let file = from.look_at(&copy);
+    let file = look_at(&copy);
     copied.core.snapshot = Some(Snapshot { method: SnapshotMethod::Copy, size: 6, file });
     (copied.core.phase, copied.core.done) = (Phase::Staged, 5);
     let mut in_place = from.upload(2);

@@ -6,7 +6,7 @@ use longhaul::control::{Client, Response, Selection};
 use longhaul::{Event, JobView};
 use serde::Serialize;
 
-use super::{PAUSE, Watching};
+use super::{Link, PAUSE, Watching};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Context};
 use crate::report;
@@ -24,6 +24,15 @@ pub async fn run(watching: &mut Watching<'_>, after: Option<u64>) -> Result<Exit
     let is_feed = watching.selection.ids.is_none() && watching.selection.group.is_none();
     let mut last = after;
     loop {
+        // While we hold the session ourselves, whoever answers on its socket is us.
+        if matches!(watching.link, Link::Visit(_)) {
+            if !is_feed && watching.is_over().await == Some(true) {
+                let exit = watching.verdict().await;
+                watching.release().await?;
+                return Ok(exit);
+            }
+            watching.release().await?;
+        }
         // Listens first and looks then, so that no end falls in between.
         let events = Client::connect(&watching.context.dir).await;
         let events = match events {
@@ -38,11 +47,8 @@ pub async fn run(watching: &mut Watching<'_>, after: Option<u64>) -> Result<Exit
             watching.connect().await;
         }
         if !is_feed && watching.is_over().await == Some(true) {
-            let exit = watching.verdict().await;
-            watching.release().await?;
-            return Ok(exit);
+            return Ok(watching.verdict().await);
         }
-        watching.release().await?;
         let Some(mut events) = events else {
             watching.tell_nobody();
             tokio::time::sleep(PAUSE).await;
