@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Invariants: nothing is ever sent, and a job that comes from anywhere but the journal itself is
-//! suspended as [`Restored`](crate::job::SuspendCause::Restored). A damaged journal is moved, never changed
+//! suspended with the cause `restored`. A damaged journal is moved, never changed
 //! or deleted; one of a newer version is not even moved. The new journal stands complete before it takes the
 //! old one's place, in one rename.
 //! Absent on purpose: probes. What a server really holds is asked when somebody resumes the job.
