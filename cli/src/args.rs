@@ -2,9 +2,9 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use longhaul::JobId;
-
 use crate::command;
+use crate::select::WhichByState;
+use crate::style;
 
 /// The session when none is named.
 pub const SESSION_DEFAULT: &str = "default";
@@ -49,6 +49,9 @@ pub struct Global {
     /// Print results and errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Colours: auto is for terminals, unless `NO_COLOR` is set
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    pub color: style::When,
     /// Trace to standard error; twice for more, three times for all
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -63,49 +66,46 @@ pub enum Command {
     #[command(after_help = command::get::EXAMPLES)]
     Get(command::get::Get),
     /// List the session's jobs, newest last
-    Ls,
+    #[command(after_help = command::ls::EXAMPLES)]
+    Ls(command::ls::Ls),
+    /// Look on while jobs move; Ctrl-C leaves, and the jobs go on
+    #[command(after_help = command::watch::NOTES)]
+    Watch(command::watch::Watch),
     /// Show all about one job
     Show(command::show::Show),
     /// Print one job's journaled history; times are UTC
     Log(command::log::Log),
     /// Suspend jobs; they stay so until resumed
-    Pause(Selection),
+    Pause(WhichByState),
     /// Take up jobs again and wait for them
-    Resume(Selection),
+    Resume(command::resume::Resume),
     /// Cancel jobs and free what they hold, here and at the server
-    Cancel(Selection),
+    Cancel(WhichByState),
+    /// Try failed jobs again, each as a new job, and wait for them
+    Retry(command::retry::Retry),
+    /// Take jobs that have ended off the list
+    Rm(WhichByState),
     /// Own the session and run its jobs until SIGTERM or SIGINT
     Daemon(command::daemon::Daemon),
-    /// Examine the session and say what is wrong with it
-    Doctor,
+    /// Examine the session, repair it, carry its jobs elsewhere
+    #[command(after_help = command::doctor::NOTES)]
+    Doctor(command::doctor::Doctor),
     /// Receive uploads into a directory and offer its files (tus 1.0, ranged GET)
     #[command(after_help = command::serve::EXAMPLES)]
     Serve(command::serve::Serve),
     /// Move a real file both ways while killing the processes, and check what arrives
     Demo(command::demo::Demo),
-}
-
-/// Which jobs.
-#[derive(Debug, Args)]
-pub struct Selection {
-    /// Job numbers, as `haul ls` shows them
-    #[arg(value_name = "ID", required_unless_present = "all")]
-    pub ids: Vec<JobId>,
-    /// Every job it applies to
-    #[arg(long, conflicts_with = "ids")]
-    pub all: bool,
-}
-
-impl Selection {
-    /// As requests say it.
-    pub fn wanted(&self) -> longhaul::control::Selection {
-        longhaul::control::Selection { ids: (!self.all).then(|| self.ids.clone()), ..Default::default() }
-    }
+    /// Print a shell's completions
+    #[command(after_help = command::completions::EXAMPLES)]
+    Completions(command::completions::Completions),
+    /// Print the manual page, or write all of them into a directory
+    Man(command::man::Man),
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use longhaul::{JobId, JobState};
 
     use super::*;
 
@@ -126,11 +126,64 @@ mod tests {
 
     #[test]
     fn jobs_are_named_or_all_but_not_both() {
-        assert!(Cli::try_parse_from(["haul", "pause"]).is_err());
-        assert!(Cli::try_parse_from(["haul", "pause", "3", "--all"]).is_err());
-        assert!(Cli::try_parse_from(["haul", "pause", "x"]).is_err());
-        let cli = Cli::try_parse_from(["haul", "cancel", "3", "4"]).expect("valid");
-        let Command::Cancel(selection) = cli.command else { panic!("not cancel") };
-        assert_eq!(selection.wanted().ids, Some(vec![JobId(3), JobId(4)]));
+        let read = |words: &str| Cli::try_parse_from(std::iter::once("haul").chain(words.split(' ')));
+        for command in ["pause", "resume", "cancel", "retry", "rm"] {
+            for wrong in ["", " 3 --all", " x", " --all --group g", " 9-3", " --group"] {
+                assert!(read(&format!("{command}{wrong}")).is_err(), "{command}{wrong}");
+            }
+            for right in [" 3 4", " 3-17,20", " --all", " --group g", " 3 --group g"] {
+                assert!(read(&format!("{command}{right}")).is_ok(), "{command}{right}");
+            }
+        }
+        assert!(read("rm --state failed").is_ok() && read("retry --state failed").is_err());
+        let Command::Cancel(which) = read("cancel 3-4 --state queued,sending").expect("valid").command else {
+            panic!("not cancel")
+        };
+        let selection = which.selection(&crate::select::UNFINISHED).expect("fits");
+        assert_eq!(selection.ids, Some(vec![JobId(3), JobId(4)]));
+        assert_eq!(selection.states, [JobState::Queued, JobState::Sending]);
+        assert!(which.selection(&crate::select::ENDED).is_err());
+    }
+
+    #[test]
+    fn the_doctor_has_options_or_a_task() {
+        let read = |words: &str| Cli::try_parse_from(std::iter::once("haul").chain(words.split(' ')));
+        for right in [
+            "doctor",
+            "doctor --repair --dry-run",
+            "doctor export",
+            "doctor import a.json",
+            "--json doctor export -",
+        ] {
+            assert!(read(right).is_ok(), "{right}");
+        }
+        for wrong in ["doctor --dry-run", "doctor import", "doctor --repair export", "doctor a.json"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lists_say_how_they_are_shown() {
+        let read = |words: &str| Cli::try_parse_from(std::iter::once("haul").chain(words.split(' ')));
+        for right in [
+            "ls",
+            "ls 3-9 --group g --state ended --since 2h --limit 0",
+            "ls --columns id,state",
+            "ls -l",
+            "ls -1",
+            "ls --json-lines",
+        ] {
+            assert!(read(right).is_ok(), "{right}");
+        }
+        for wrong in [
+            "ls --columns nothing",
+            "ls -l -1",
+            "ls --since soon",
+            "ls --limit -1",
+            "ls --summary -1",
+            "ls --columns id --long",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -16,9 +16,12 @@ mod meter;
 mod output;
 mod report;
 mod screen;
+mod select;
 mod serve;
 mod signals;
+mod style;
 mod submit;
+mod table;
 mod text;
 mod wait;
 
@@ -40,10 +43,11 @@ const WORKERS: usize = 2;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     trace(cli.global.verbose);
+    style::init(cli.global.color);
     let exit = run(cli).unwrap_or_else(|failure| {
         let text = failure.to_string();
         if !text.is_empty() {
-            output::complain(text);
+            output::fail(text);
         }
         failure.exit()
     });

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::exit::Failure;
+use crate::style::{self, Ink};
 use crate::text;
 
 /// What the global options say, for every command.
@@ -55,6 +56,12 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
     line.push('\n');
     print(&line)
+}
+
+/// Writes to standard error why the command could not go on.
+pub fn fail(text: impl fmt::Display) {
+    let name = style::stderr().ink(Ink::Bad, "haul:");
+    let _ = writeln!(io::stderr().lock(), "{name} {text}");
 }
 
 /// Writes a line to standard error; there is nobody to tell when that fails.

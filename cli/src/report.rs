@@ -4,6 +4,7 @@ use longhaul::{Direction, JobState, JobView};
 
 use crate::exit::Exit;
 use crate::output::Context;
+use crate::style;
 use crate::text::{self, escape};
 
 /// Whether waiting for the job makes no more sense: it ended, or holds still until somebody acts.
@@ -17,7 +18,7 @@ pub fn is_settled(view: &JobView) -> bool {
 
 /// Whether the engine takes a suspended job up again by itself.
 pub fn clears_itself(view: &JobView) -> bool {
-    view.cause.as_ref().is_some_and(|cause| cause.kind == "no-space")
+    view.cause.as_ref().is_some_and(|cause| matches!(cause.kind.as_str(), "no-space" | "source-away"))
 }
 
 /// What the job's state means for the exit code.
@@ -53,7 +54,7 @@ pub fn result_line(view: &JobView) -> String {
         let left = view.leftover.as_ref().map(|url| format!("left at the server: {}", escape(url)));
         [cause(view), Some(progress(view)), left].into_iter().flatten().collect::<Vec<_>>().join("; ")
     };
-    format!("{}  {}  {}  ({remark})", view.id, view.state, route(view))
+    format!("{}  {}  {}  ({remark})", view.id, style::stdout().state(view.state), route(view))
 }
 
 /// `412.0 MiB of 1.2 GiB, 33 %`
@@ -78,22 +79,30 @@ pub fn cause(view: &JobView) -> Option<String> {
 pub fn remedy(view: &JobView, context: &Context) -> Option<String> {
     let kind = view.cause.as_ref()?.kind.as_str();
     let resume = context.again(&format!("resume {}", view.id));
+    let retry = context.again(&format!("retry {}", view.id));
     Some(match kind {
         "paused" => format!("go on with: {resume}"),
         "auth" => format!("give the token's place the right content, then: {resume}"),
         "server" => format!("when the server is well again: {resume}"),
         "destination-exists" => format!("move that file away, then: {resume}"),
-        "rejected" => "the server's answer is final; put right what it names, then submit again".to_owned(),
+        "no-access" => format!("change who may read or write there, then: {resume}"),
+        "restored" => {
+            let cancel = context.again(&format!("cancel {}", view.id));
+            format!("the server may have all of it already; go on with: {resume}; or end it with: {cancel}")
+        }
+        "rejected" => format!("the server's answer is final; put right what it names, then: {retry}"),
         "source-changed" => "submit again when the file rests, or with --stage copy".to_owned(),
-        "source-io" => "make the file readable, then submit again".to_owned(),
+        "source-io" => format!("make the file readable, then: {retry}"),
         "outcome-unknown" => {
-            "look at the target first: it may be whole; submit again only if it is not".to_owned()
+            format!("look at the target first: it may be whole; only if it is not: {retry}")
         }
         "checksum-mismatch" => "check the digest you expect; if it is right, the content is not".to_owned(),
-        "remote-changed" => "submit again when the remote file rests".to_owned(),
+        "remote-changed" => format!("when the remote file rests: {retry}"),
         "expired" => {
-            "the server keeps unfinished uploads too briefly; submit again, or raise its limit".to_owned()
+            format!("the server keeps unfinished uploads too briefly; raise its limit, or: {retry}")
         }
+        "local-io" => format!("put right what it names, then: {retry}"),
+        "deadline" => "submit again with a later deadline".to_owned(),
         "protocol" => {
             format!("the server is not what it seems; see: {}", context.again(&format!("log {}", view.id)))
         }
@@ -129,7 +138,8 @@ pub mod tests {
         view
     }
 
-    fn context(session: &str) -> Context {
+    /// A context for tests.
+    pub fn context(session: &str) -> Context {
         Context { session: session.into(), dir: "/s".into(), json: false, quiet: false, verbose: false }
     }
 

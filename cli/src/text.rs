@@ -5,8 +5,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use longhaul::WallMs;
 use unicode_width::UnicodeWidthStr as _;
 
 /// `1.2 GiB`; whole bytes below 1 KiB.
@@ -71,6 +72,98 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     (year, month, day)
+}
+
+/// The day since 1970-01-01 of a Gregorian date, by the inverse of [`civil`].
+fn day_number(year: u64, month: u64, day: u64) -> Option<u64> {
+    let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days = match month {
+        2 => 28 + u64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        _ => return None,
+    };
+    if !(1970..=9999).contains(&year) || !(1..=days).contains(&day) {
+        return None;
+    }
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (year / 400, year % 400);
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    Some(era * 146_097 + day_of_era - 719_468)
+}
+
+/// Wall time in milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A moment in the past as people name it: `10m`, `2h`, `3d`, `1w` ago, or a date and time as RFC 3339 and
+/// `haul log` write it; UTC where no zone is named.
+///
+/// # Errors
+///
+/// A text that says what is expected.
+pub fn parse_since(text: &str) -> Result<WallMs, String> {
+    since(text.trim(), now_ms())
+}
+
+fn since(text: &str, now_ms: u64) -> Result<WallMs, String> {
+    let form =
+        || format!("{} is no time; write 10m, 2h, 3d, 2026-11-22 or 2026-11-22T14:03:11Z", escape(text));
+    let unit_ms = match text.as_bytes().last() {
+        Some(b's') => Some(1000),
+        Some(b'm') => Some(60_000),
+        Some(b'h') => Some(3_600_000),
+        Some(b'd') => Some(86_400_000),
+        Some(b'w') => Some(7 * 86_400_000),
+        _ => None,
+    };
+    if let Some(unit_ms) = unit_ms {
+        let number = digits(&text[..text.len() - 1]).ok_or_else(form)?;
+        return Ok(WallMs(now_ms.saturating_sub(number.saturating_mul(unit_ms))));
+    }
+    date_time(text).map(WallMs).ok_or_else(form)
+}
+
+/// Plain digits, without a sign.
+fn digits(text: &str) -> Option<u64> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| plain)
+}
+
+/// `2026-11-22`, and with `T14:03`, `:11`, `.123` and a zone, in milliseconds.
+fn date_time(text: &str) -> Option<u64> {
+    let (date, time) = match text.find(['T', 't', ' ']) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    };
+    let mut parts = date.split('-').map(digits);
+    let day = day_number(parts.next()??, parts.next()??, parts.next()??)?;
+    let day_ms = day * 86_400_000;
+    let Some(time) = time else { return parts.next().is_none().then_some(day_ms) };
+    let zone_at = time.find(['Z', 'z', '+', '-']).unwrap_or(time.len());
+    let (clock, zone) = time.split_at(zone_at);
+    let east_ms = match zone.as_bytes() {
+        [] | [b'Z' | b'z'] => 0,
+        [sign, rest @ ..] => {
+            let (hours, minutes) = std::str::from_utf8(rest).ok()?.split_once(':')?;
+            let (hours, minutes) = (digits(hours).filter(|h| *h < 24)?, digits(minutes).filter(|m| *m < 60)?);
+            let ms = i64::try_from((hours * 60 + minutes) * 60_000).ok()?;
+            if *sign == b'-' { -ms } else { ms }
+        }
+    };
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    let mut fields = clock.split(':').map(digits);
+    let (hour, minute) = (fields.next()??, fields.next()??);
+    let second = fields.next().unwrap_or(Some(0))?;
+    let valid = hour < 24 && minute < 60 && second <= 60 && fields.next().is_none() && parts.next().is_none();
+    let _ = digits(fraction)?;
+    let milli = digits(&format!("{fraction:0<3}")[..3])?;
+    let ms = day_ms + ((hour * 60 + minute) * 60 + second) * 1000 + milli;
+    if valid { ms.checked_add_signed(-east_ms) } else { None }
 }
 
 /// The text with everything escaped that would move the cursor, ring, colour or reorder the line:
@@ -221,6 +314,54 @@ mod tests {
             (4_107_542_400_000, "2100-03-01 00:00:00.000Z"),
         ] {
             assert_eq!(utc(ms), text);
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        let now = 1_795_356_191_123;
+        for (text, ms) in [
+            ("90s", now - 90_000),
+            ("10m", now - 600_000),
+            ("2h", now - 7_200_000),
+            ("3d", now - 3 * 86_400_000),
+            ("1w", now - 7 * 86_400_000),
+            ("99999999999999999d", 0),
+            ("1970-01-01", 0),
+            ("2000-02-29", 951_782_400_000),
+            ("2026-11-22T14:03:11.123Z", 1_795_356_191_123),
+            ("2026-11-22 14:03:11.123Z", 1_795_356_191_123),
+            ("2026-11-22T14:03", 1_795_356_180_000),
+            ("2026-11-22T16:03:11.1234567+02:00", 1_795_356_191_123),
+            ("2026-11-22t09:03:11-05:00", 1_795_356_191_000),
+            ("2026-11-22T14:03:11.5z", 1_795_356_191_500),
+        ] {
+            assert_eq!(since(text, now), Ok(WallMs(ms)), "{text}");
+        }
+        for day in 0..60_000 {
+            let (year, month, of_month) = civil(day);
+            assert_eq!(day_number(year, month, of_month), Some(day));
+        }
+        for wrong in [
+            "",
+            "m",
+            "-3h",
+            "1.5h",
+            "3y",
+            "yesterday",
+            "2026-13-01",
+            "2026-02-29",
+            "2026-11-22T24:00",
+            "2026-11-22T14",
+            "2026-11-22T14:03:11+2",
+            "2026-11-22T14:03:11.",
+            "1969-12-31",
+            "2026-11-22T14:03:11é",
+            "2026-11-22-01",
+            "1970-01-01T00:00+01:00",
+            "é",
+        ] {
+            assert!(since(wrong, now).is_err(), "{wrong}");
         }
     }
 

@@ -1,19 +1,33 @@
-//! Looks at a session that nobody owns: the journal, the staging area, part files, what is left at servers.
+//! The doctor: for a session that nobody owns. It looks, puts aside what is damaged, and carries jobs away.
 //!
-//! Nothing is repaired here and nothing sent; only reading.
+//! ```text
+//! examine ─▶ Report                         reads; changes nothing but leftovers of its own looking
+//! repair  ─▶ Repair   damaged: journal and orphaned copies to quarantine-<time>/, a new journal in its place
+//!                     sound:   removes what ended jobs have left
+//! export  ─▶ Export   unfinished jobs, as JSON
+//! import  ◀─ Export   each as a new job that holds still
+//! ```
+//!
+//! Invariants: nothing is ever sent, and a job that comes from anywhere but the journal itself is
+//! suspended with the cause `restored`. A damaged journal is moved, never changed
+//! or deleted; one of a newer version is not even moved. The new journal stands complete before it takes the
+//! old one's place, in one rename.
+//! Absent on purpose: probes. What a server really holds is asked when somebody resumes the job.
 
-use std::path::{Path, PathBuf};
+mod carry;
+mod files;
+mod look;
+mod repair;
 
-use longhaul_journal::{Journal, verify};
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::error::OpenError;
-use crate::job::step::Transition;
-use crate::job::{Direction, Job};
-use crate::os::home::Home;
-use crate::ports::Ports;
-use crate::run::staging;
-use crate::session::replay;
+use crate::job::JobId;
+use crate::view::JobView;
+
+pub use carry::Export;
 
 /// What was found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -22,6 +36,8 @@ pub struct Report {
     pub healthy: bool,
     /// The journal is damaged, has lost its end, or is of a newer version.
     pub damaged: bool,
+    /// The journal is of a newer version: [`repair`] does not touch it.
+    pub newer: bool,
     /// What needs attention.
     pub findings: Vec<Finding>,
     /// What was seen, as name and value.
@@ -45,7 +61,7 @@ pub struct Finding {
 pub enum Severity {
     /// Worth knowing; the next owner deals with it.
     Note,
-    /// Something is left behind that the engine cannot free.
+    /// The engine cannot go on with something, or free it, unless somebody acts.
     Warning,
     /// Jobs may be lost.
     Error,
@@ -66,8 +82,8 @@ impl Report {
         self.facts.push((name.to_owned(), format!("{value}")));
     }
 
-    fn finding(&mut self, severity: Severity, text: String, remedy: &str) {
-        self.findings.push(Finding { severity, text, remedy: remedy.to_owned() });
+    fn finding(&mut self, severity: Severity, text: impl Into<String>, remedy: impl Into<String>) {
+        self.findings.push(Finding { severity, text: text.into(), remedy: remedy.into() });
     }
 
     fn closed(mut self) -> Self {
@@ -77,126 +93,95 @@ impl Report {
     }
 }
 
+/// What [`repair`] did, or would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Repair {
+    /// Nothing was done: this is what would be.
+    pub dry_run: bool,
+    /// What was found before.
+    pub before: Report,
+    /// The journal was replaced.
+    pub rebuilt: bool,
+    /// What was done, a sentence each.
+    pub did: Vec<String>,
+    /// What cannot be restored, a sentence each.
+    pub lost: Vec<String>,
+    /// The jobs that the new journal holds and that hold still, as they are now.
+    pub restored: Vec<JobView>,
+    /// Where the old journal is now.
+    pub quarantine: Option<String>,
+}
+
+/// What became of one job of an [`Export`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Imported {
+    /// Its number where it came from.
+    pub from: JobId,
+    /// Its number here; `None`: it was not taken.
+    pub to: Option<JobId>,
+    /// What it keeps, or why it was not taken.
+    pub what: String,
+    /// What it needs that the export does not hold.
+    pub missing: Vec<String>,
+}
+
 /// Examines the session in `dir`. Blocking parts run on the runtime's blocking pool.
 ///
 /// # Errors
 ///
 /// [`OpenError::Owned`]: stop the owner first; an owner has verified its journal when it opened it.
-/// [`OpenError::Io`] when the directory cannot be read.
+/// [`OpenError::Io`] when the directory cannot be read. Damage is no error here but [`Report::damaged`].
 pub async fn examine(dir: &Path) -> Result<Report, OpenError> {
     let dir = dir.to_owned();
-    let ports = crate::os::ports(crate::os::NetOptions::default()).map_err(|error| OpenError::Io {
-        doing: "set up TLS".to_owned(),
-        source: std::io::Error::other(error),
-    })?;
-    let looked = tokio::task::spawn_blocking(move || examine_files(&dir, &ports)).await;
-    looked.unwrap_or_else(|error| Err(OpenError::Journal(error.to_string())))
+    on_pool(move || look::look(&dir).map(|looked| looked.report)).await
 }
 
-fn examine_files(dir: &Path, ports: &Ports) -> Result<Report, OpenError> {
-    let mut report = Report::default();
-    report.fact("session", dir.display());
-    if !dir.join("journal").is_dir() {
-        report.fact("journal", "none yet");
-        return Ok(report.closed());
-    }
-    let home = Home { dir: dir.to_owned() };
-    let _lock = home.lock().map_err(|held| match held {
-        Ok(pid) => OpenError::Owned { pid, dir: home.dir.clone() },
-        Err(source) => OpenError::Io { doing: format!("lock the session {}", dir.display()), source },
-    })?;
-    let verified = verify(&home.journal())?;
-    if let Some(database) = &verified.database {
-        report.fact("database", format!("{} ({} bytes on disk)", database.display(), verified.disk_bytes));
-    }
-    report.fact(
-        "log",
-        format!("{} records in {} commits, {} bytes", verified.records, verified.commits, verified.log_bytes),
-    );
-    report.fact("rows", verified.rows);
-    report.fact("exports", verified.exports.len());
-    for (path, state) in &verified.exports {
-        if let Err(error) = state {
-            let text = format!("the export {} cannot be read: {error}", path.display());
-            report.finding(Severity::Warning, text, "the next checkpoint writes a new one");
-        }
-    }
-    match verified.problem.map(OpenError::from) {
-        None => report.fact("verdict", "the journal is sound and reaches as far as its witness"),
-        Some(OpenError::Damaged { text } | OpenError::NewerVersion { text }) => {
-            report.damaged = true;
-            let remedy = "keep a copy of the session directory before anything else; nothing was changed, sent or deleted";
-            report.finding(Severity::Error, text, remedy);
-            return Ok(report.closed());
-        }
-        Some(other) => return Err(other),
-    }
-    let mut opened = Journal::<Transition>::open(&home.journal(), longhaul_journal::Options::default())?;
-    let jobs = replay(&mut opened)?;
-    let unfinished: Vec<&Job> = jobs.map.values().filter(|job| !job.state().is_terminal()).collect();
-    report.fact(
-        "jobs",
-        format!("{} unfinished, {} ended", unfinished.len(), jobs.map.len() - unfinished.len()),
-    );
-    audit_staging(&mut report, ports, &home.stage(), &unfinished, jobs.last.0);
-    for job in &unfinished {
-        audit_part(&mut report, ports, job);
-    }
-    for job in jobs.map.values() {
-        if let Some(left) = &job.core.leftover {
-            report.finding(
-                Severity::Warning,
-                format!("job {} could not free its upload at the server: {left}", job.id),
-                "delete it there, or leave it to the server's expiry",
-            );
-        }
-    }
-    Ok(report.closed())
+/// Repairs the session in `dir`; with `dry_run` says what it would do.
+///
+/// Of a damaged journal, what is newest and can be read counts: an export, or the journal itself as far as it
+/// goes without a contradiction. The jobs in it that have not ended are there again, under their numbers, and
+/// hold still: the server may be further than that journal knew. Numbers go on above every one that may have
+/// been given. In a sound session, staging copies, secrets and part files of ended jobs are removed.
+///
+/// # Errors
+///
+/// [`OpenError::NewerVersion`]: nothing was touched. [`OpenError::Owned`], [`OpenError::Io`],
+/// [`OpenError::Journal`]: what was done up to there is harmless, and the damaged journal still in its place.
+pub async fn repair(dir: &Path, dry_run: bool) -> Result<Repair, OpenError> {
+    let dir = dir.to_owned();
+    on_pool(move || repair::repair(&dir, dry_run)).await
 }
 
-fn audit_staging(report: &mut Report, ports: &Ports, stage: &Path, unfinished: &[&Job], last: u64) {
-    let files: Vec<PathBuf> = match ports.disk.list(stage) {
-        Ok(files) => files,
-        Err(error) => {
-            return report.finding(Severity::Error, error.to_string(), "make the staging area readable");
-        }
-    };
-    report.fact("staging files", files.len());
-    for path in files {
-        let shown = path.display();
-        match staging::number(&path) {
-            None => report.finding(
-                Severity::Note,
-                format!("{shown} is not one of the engine's files"),
-                "it is left alone; remove it if you know it",
-            ),
-            Some(job) if job > last => {
-                report.damaged = true;
-                report.finding(
-                    Severity::Error,
-                    format!("{shown} belongs to a job later than the last in the journal ({last}): the journal has lost its end"),
-                    "keep a copy of the session directory; nothing was changed, sent or deleted",
-                );
-            }
-            Some(job) if !unfinished.iter().any(|unfinished| unfinished.id.0 == job) => report.finding(
-                Severity::Note,
-                format!("{shown} was left by a job that has ended"),
-                "the next owner of the session removes it",
-            ),
-            Some(_) => {}
-        }
-    }
+/// The unfinished jobs of the session in `dir`, to be kept elsewhere.
+///
+/// # Errors
+///
+/// As [`Session::open`](crate::Session::open).
+pub async fn export(dir: &Path) -> Result<Export, OpenError> {
+    let dir = dir.to_owned();
+    on_pool(move || carry::export(&dir)).await
 }
 
-fn audit_part(report: &mut Report, ports: &Ports, job: &Job) {
-    let Some(part) = job.core.part.as_ref().filter(|_| job.spec.direction() == Direction::Download) else {
-        return;
-    };
-    if let Err(fault) = staging::open_part(&*ports.disk, part, job.core.done) {
-        report.finding(
-            Severity::Note,
-            format!("job {}: {fault:?}", job.id),
-            "the download begins anew when the job goes on",
-        );
-    }
+/// Takes the jobs of an export into the session in `dir`, which is made if it is missing: each under a new
+/// number, and suspended until somebody resumes it.
+///
+/// An upload from a staging copy begins anew, if its source is unchanged; one in place, and a download with its
+/// part file, keep what they have. They must not go on where they came from as well.
+///
+/// # Errors
+///
+/// As [`Session::open`](crate::Session::open); then no job was taken.
+pub async fn import(dir: &Path, export: Export) -> Result<Vec<Imported>, OpenError> {
+    let dir = dir.to_owned();
+    on_pool(move || carry::import(&dir, export)).await
 }
+
+async fn on_pool<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
+) -> Result<T, OpenError> {
+    let called = tokio::task::spawn_blocking(call).await;
+    called.unwrap_or_else(|error| Err(OpenError::Journal(error.to_string())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use longhaul::{JobId, JobLog};
 use crate::connect::unexpected;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Context};
+use crate::style::{self, Ink};
 use crate::text::{self, escape};
 
 #[derive(Debug, Args)]
@@ -38,8 +39,9 @@ pub async fn run(context: &Context, log: &Log) -> Result<Exit, Failure> {
 fn lines(log: &JobLog) -> String {
     log.entries.iter().fold(String::new(), |mut all, entry| {
         let (at, done) = (text::utc(entry.at.0), text::bytes(entry.done));
+        let state = style::stdout().ink(Ink::state(entry.state), &format!("{:<9}", entry.state));
         // Writing to a String cannot fail.
-        let _ = writeln!(all, "{at}  {:<9}  {done:>10}  {}", entry.state, escape(&entry.what));
+        let _ = writeln!(all, "{at}  {state}  {done:>10}  {}", escape(&entry.what));
         all
     })
 }

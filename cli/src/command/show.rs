@@ -8,6 +8,7 @@ use longhaul::{JobId, JobView};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Context};
 use crate::report;
+use crate::style;
 use crate::text::{self, escape};
 
 #[derive(Debug, Args)]
@@ -38,21 +39,28 @@ fn block(view: &JobView, context: &Context) -> String {
         .map_or_else(|| "not known yet".to_owned(), |size| format!("{} ({size} bytes)", text::bytes(size)));
     let lines = [
         ("job", Some(view.id.to_string())),
-        ("state", Some(view.state.to_string())),
+        ("state", Some(style::stdout().state(view.state))),
         ("cause", report::cause(view)),
         ("what to do", report::remedy(view, context)),
+        ("waits for", shown(view.waits_for.as_ref())),
         ("direction", Some(format!("{:?}", view.direction).to_lowercase())),
-        ("source", Some(escape(&view.source).into_owned())),
-        ("target", Some(escape(&view.target).into_owned())),
-        ("file", view.file.as_deref().map(|file| escape(file).into_owned())),
+        ("source", shown(Some(&view.source))),
+        ("target", shown(Some(&view.target))),
+        ("file", shown(view.file.as_ref())),
         ("protocol", Some(escape(&view.protocol).into_owned())),
         ("size", Some(size)),
         ("done", Some(report::progress(view))),
-        ("proven by", view.evidence.as_deref().map(|text| escape(text).into_owned())),
+        ("proven by", shown(view.evidence.as_ref())),
         ("attempts", Some(format!("{} failed", view.attempts))),
-        ("trouble", view.trouble.as_deref().map(|text| escape(text).into_owned())),
+        ("trouble", shown(view.trouble.as_ref())),
         ("next try", view.retry_at.map(|at| text::utc(at.0))),
-        ("left over", view.leftover.as_deref().map(|text| escape(text).into_owned())),
+        ("left over", shown(view.leftover.as_ref())),
+        ("group", shown(view.group.as_ref())),
+        ("key", shown(view.key.as_ref())),
+        ("priority", Some(view.priority.to_string())),
+        ("not before", view.not_before.map(|at| text::utc(at.0))),
+        ("deadline", view.deadline.map(|at| text::utc(at.0))),
+        ("tries again", view.predecessor.map(|id| format!("job {id}"))),
         ("submitted", Some(text::utc(view.submitted_at.0))),
         ("changed", Some(text::utc(view.changed_at.0))),
     ];
@@ -64,29 +72,31 @@ fn block(view: &JobView, context: &Context) -> String {
     })
 }
 
+fn shown(text: Option<&String>) -> Option<String> {
+    text.map(|text| escape(text).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use longhaul::JobState;
 
     use super::*;
-    use crate::report::tests::job;
+    use crate::report::tests::{context, job};
 
     #[test]
     fn the_block_has_a_line_for_all_that_is_known() {
-        let context = Context {
-            session: "default".into(),
-            dir: "/s".into(),
-            json: false,
-            quiet: false,
-            verbose: false,
-        };
-        let text = block(&job(JobState::Suspended, Some(("paused", "paused"))), &context);
+        let mut view = job(JobState::Suspended, Some(("paused", "paused")));
+        (view.group, view.predecessor) = (Some("nightly".into()), Some(JobId(2)));
+        let text = block(&view, &context("default"));
         for line in [
             "job         3",
             "state       suspended",
             "cause       paused",
             "what to do  go on with: haul resume 3",
             "direction   upload",
+            "group       nightly",
+            "priority    5",
+            "tries again job 2",
             "size        1.2 GiB (1288490189 bytes)",
             "submitted   1970-01-01 00:00:00.000Z",
         ] {
