@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 pub mod cancel;
+pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
@@ -27,9 +28,10 @@ use crate::text::escape;
 /// Carries out a command line.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let global = cli.global;
-    // `serve` and `demo` have nothing to do with the named session.
+    crate::config::load(&global.config)?;
+    // `serve`, `demo` and `config` have nothing to do with the named session.
     let dir = match &cli.command {
-        Command::Serve(_) | Command::Demo(_) => std::path::PathBuf::new(),
+        Command::Serve(_) | Command::Demo(_) | Command::Config(_) => std::path::PathBuf::new(),
         _ => longhaul::session_dir(&global.session).map_err(|error| Failure::usage(error.to_string()))?,
     };
     let context = Context {
@@ -48,6 +50,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Pause(selection) => pause::run(&context, &selection).await,
         Command::Resume(selection) => resume::run(&context, &selection).await,
         Command::Cancel(selection) => cancel::run(&context, &selection).await,
+        Command::Config(show) => config::run(&context, &show),
         Command::Daemon(daemon) => daemon::run(&context, &daemon).await,
         Command::Doctor => doctor::run(&context).await,
         Command::Serve(serve) => serve::run(&context, &serve).await,
