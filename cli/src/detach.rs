@@ -184,9 +184,8 @@ impl Starting {
 /// Becomes a process that no terminal and no shell's end reaches.
 pub fn settle() -> Result<(), Failure> {
     match rustix::process::setsid() {
-        Ok(_) => Ok(()),
-        // It leads a group already: whoever started it has seen to that.
-        Err(Errno::PERM) => Ok(()),
+        // EPERM: it leads a group already; whoever started it has seen to that.
+        Ok(_) | Err(Errno::PERM) => Ok(()),
         Err(error) => Err(Failure::failed(format!("cannot leave the terminal: {error}"))),
     }
 }

@@ -105,7 +105,7 @@ async fn submit(
         accepted.note(batch.failures, batch.broken)?;
         accepted.take(session, batch.submissions, context).await?;
     }
-    if several && !accepted.ids.is_empty() && !(wanted.options.detach || context.json) {
+    if accepted.ids.len() > 1 && !(wanted.options.detach || context.json) {
         let (count, group) = (accepted.ids.len(), accepted.group.as_deref().unwrap_or_default());
         context.note(format_args!("{count} jobs accepted, group {}", escape(group)));
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::keys::{self, KEYS, Key};
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failure};
+use crate::options::connection;
 use crate::output::{self, Context};
 use crate::text::escape;
 
@@ -39,6 +40,7 @@ pub fn run(context: &Context, show: &Show) -> Result<Exit, Failure> {
         return output::print(&keys::example()).map(|()| Exit::Done);
     }
     let config = config::get();
+    let config = &Config { connection: connection::shown(&config.connection), ..config.clone() };
     let table = toml::Table::try_from(config)
         .map_err(|error| Failure::failed(format!("cannot write the configuration: {error}")))?;
     if context.json {
@@ -88,6 +90,7 @@ fn listing(config: &Config, table: &toml::Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ConnectionPart;
 
     #[test]
     fn the_listing_says_what_holds_and_whence() {
@@ -108,5 +111,17 @@ mod tests {
         }
         let again: Config = toml::from_str(&text).expect("a file");
         assert_eq!(again.session, config.session);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let part = ConnectionPart {
+            proxy: Some("http://me:pw@proxy:3128".into()),
+            headers: Some(vec!["X-Tenant: films".into(), "X-Api-Key: pw".into(), "pw".into()]),
+            ..ConnectionPart::default()
+        };
+        let shown = connection::shown(&part);
+        assert_eq!(shown.proxy.as_deref(), Some("http://…@proxy:3128"));
+        assert_eq!(shown.headers.expect("headers"), ["X-Tenant: films", "X-Api-Key: …", "…"]);
     }
 }

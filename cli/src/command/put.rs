@@ -29,6 +29,7 @@ Ctrl-C suspends the command's jobs and says how to resume them. Kill it, and the
 session's next owner: haul daemon, or the next put, get or resume.";
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(
     override_usage = "haul put [OPTIONS] FILE… URL\n       haul put [OPTIONS] -r DIR… URL\n       haul put [OPTIONS] -i LIST [URL]"
 )]

@@ -3,7 +3,8 @@ use super::*;
 
 fn uncommented(example: &str) -> String {
     let is_key = |line: &str| line.starts_with('#') && !line.starts_with("# ");
-    example.lines().map(|line| format!("{}\n", if is_key(line) { &line[1..] } else { line })).collect()
+    let lines = example.lines().map(|line| if is_key(line) { &line[1..] } else { line });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn wrong(text: &str) -> (Option<usize>, String) {

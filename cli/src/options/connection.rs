@@ -176,6 +176,20 @@ impl Connection {
     }
 }
 
+/// For people to look at: without what may be a secret.
+pub fn shown(part: &ConnectionPart) -> ConnectionPart {
+    let hide = |line: &String| match header::parse(line) {
+        Ok(header) if header.is_secret() => format!("{}: …", header.name),
+        Ok(_) => line.clone(),
+        Err(_) => "…".to_owned(),
+    };
+    ConnectionPart {
+        proxy: part.proxy.as_deref().map(without_secrets),
+        headers: part.headers.as_ref().map(|headers| headers.iter().map(hide).collect()),
+        ..part.clone()
+    }
+}
+
 /// As curl does, without a scheme it is an HTTP proxy.
 fn split_proxy(text: &str) -> Result<(String, Option<Redacted<String>>), Failure> {
     let wrong = |why: &str| Failure::usage(format!("proxy {}: {why}", without_secrets(text)));
