@@ -43,6 +43,8 @@ struct Detached<'a> {
 /// What became of a command's files.
 struct Accepted {
     ids: Vec<JobId>,
+    /// Of these, there before under the same key.
+    existing: usize,
     group: Option<String>,
     /// How the others ended.
     exit: Exit,
@@ -95,7 +97,7 @@ async fn submit(
     let template = Submission { group: group.clone(), ..wanted.template };
     let mut dresser = Dresser::new(template, key.clone(), several, wanted.distinct)?;
     let submissions = first.into_iter().chain(items).map(|item| item.and_then(|item| dresser.dress(item)));
-    let mut accepted = Accepted { ids: Vec::new(), group, exit: Exit::Done };
+    let mut accepted = Accepted { ids: Vec::new(), existing: 0, group, exit: Exit::Done };
     for batch in Batches::new(submissions) {
         // Only asked between two: a request that is under way is short, and its answer matters.
         if let Some(asked) = signals.seen() {
@@ -103,7 +105,14 @@ async fn submit(
             break;
         }
         accepted.note(batch.failures, batch.broken)?;
-        accepted.take(session, batch.submissions, context).await?;
+        accepted.take(session, batch.submissions).await?;
+    }
+    match (accepted.existing, &accepted.ids[..]) {
+        (0, _) => {}
+        (_, [id]) => context.note(format_args!("job {id} is there already, under the same key")),
+        (count, _) => {
+            context.note(format_args!("{count} of the jobs are there already, under the same keys"));
+        }
     }
     if accepted.ids.len() > 1 && !(wanted.options.detach || context.json) {
         let (count, group) = (accepted.ids.len(), accepted.group.as_deref().unwrap_or_default());
@@ -149,13 +158,7 @@ impl Accepted {
         &mut self,
         session: &mut Attached,
         mut submissions: Vec<Submission>,
-        context: &Context,
     ) -> Result<(), Failure> {
-        let before = |existing: bool, id: JobId| {
-            if existing {
-                context.note(format_args!("job {id} is there already, under the same key"));
-            }
-        };
         let alone = submissions.len() == 1;
         let request = match submissions.pop() {
             None => return Ok(()),
@@ -167,15 +170,13 @@ impl Accepted {
         };
         match session.call(&request).await? {
             Response::Submitted { job, existing } => {
-                before(existing, job.id);
-                self.ids.push(job.id);
+                self.add(job.id, existing);
             }
             Response::Accepted { results } => {
                 for result in results {
                     match result {
                         Acceptance::Accepted { id, existing } => {
-                            before(existing, id);
-                            self.ids.push(id);
+                            self.add(id, existing);
                         }
                         Acceptance::Refused { kind, text } => self.judge(Failure::refused(&kind, text))?,
                         other => {
@@ -189,6 +190,11 @@ impl Accepted {
         Ok(())
     }
 
+    fn add(&mut self, id: JobId, existing: bool) {
+        self.ids.push(id);
+        self.existing += usize::from(existing);
+    }
+
     /// A refusal of one file is told; of the journal, it is the end.
     fn judge(&mut self, failure: Failure) -> Result<(), Failure> {
         if failure.exit() != Exit::Failed {
@@ -200,7 +206,7 @@ impl Accepted {
 }
 
 fn tell(context: &Context, accepted: &Accepted) -> Result<Exit, Failure> {
-    let Accepted { ids, group, exit } = accepted;
+    let Accepted { ids, group, exit, existing: _ } = accepted;
     if context.json {
         output::print_json(&Detached { accepted: ids, group: group.as_deref() })?;
         return Ok(*exit);
@@ -227,3 +233,6 @@ fn check_credential(session: &Attached, template: &Submission, context: &Context
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
