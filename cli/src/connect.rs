@@ -206,11 +206,16 @@ impl Attached {
     pub async fn call(&mut self, request: &Request) -> Result<Response, Failure> {
         let mut losses = Losses::default();
         loop {
-            match self.link.call(request).await {
+            match self.try_call(request).await {
                 Ok(response) => return Ok(response),
                 Err(lost) => self.survive(lost, &mut losses).await?,
             }
         }
+    }
+
+    /// Asks once, for requests that must not be repeated blindly.
+    pub async fn try_call(&mut self, request: &Request) -> Result<Response, Lost> {
+        self.link.call(request).await
     }
 
     /// The jobs with these numbers, or all; unknown numbers are left out.
