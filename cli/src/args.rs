@@ -2,9 +2,8 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::command;
 use crate::select::WhichByState;
-use crate::style;
+use crate::{command, config, style};
 
 /// The session when none is named.
 pub const SESSION_DEFAULT: &str = "default";
@@ -55,6 +54,8 @@ pub struct Global {
     /// Trace to standard error; twice for more, three times for all
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
+    #[command(flatten)]
+    pub config: config::Choice,
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,6 +86,8 @@ pub enum Command {
     Retry(command::retry::Retry),
     /// Take jobs that have ended off the list
     Rm(WhichByState),
+    /// Show the configuration in effect, and where it comes from
+    Config(command::config::Show),
     /// Own the session and run its jobs until SIGTERM or SIGINT
     Daemon(command::daemon::Daemon),
     /// Examine the session, repair it, carry its jobs elsewhere
@@ -115,13 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_of_put_is_the_url() {
-        let cli =
-            Cli::try_parse_from(["haul", "put", "a", "b", "http://host/files/", "--json"]).expect("valid");
+    fn global_options_may_follow_the_command() {
+        let words = ["haul", "put", "a", "b", "http://host/files/", "--json", "--no-config"];
+        let cli = Cli::try_parse_from(words).expect("valid");
         let Command::Put(put) = cli.command else { panic!("not put") };
-        assert_eq!(put.files.len(), 2);
-        assert_eq!(put.url, "http://host/files/");
-        assert!(cli.global.json);
+        assert_eq!(put.words.len(), 3);
+        assert!(cli.global.json && cli.global.config.no_config);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod completions;
+pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
@@ -18,7 +19,7 @@ pub mod serve;
 pub mod show;
 pub mod watch;
 
-use longhaul::control::{PAGE_MAX, Query, Request, Response, Selection, Skipped};
+use longhaul::control::{Request, Response, Selection, Skipped};
 use longhaul::{JobId, JobView};
 use serde::Serialize;
 
@@ -32,11 +33,14 @@ use crate::text::escape;
 /// Carries out a command line.
 pub async fn run(cli: Cli) -> Result<Exit, Failure> {
     let global = cli.global;
+    crate::config::load(&global.config)?;
     // Some have nothing to do with the named session.
     let dir = match &cli.command {
-        Command::Serve(_) | Command::Demo(_) | Command::Completions(_) | Command::Man(_) => {
-            std::path::PathBuf::new()
-        }
+        Command::Serve(_)
+        | Command::Demo(_)
+        | Command::Config(_)
+        | Command::Completions(_)
+        | Command::Man(_) => std::path::PathBuf::new(),
         _ => longhaul::session_dir(&global.session).map_err(|error| Failure::usage(error.to_string()))?,
     };
     let context = Context {
@@ -58,6 +62,7 @@ pub async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Cancel(which) => cancel::run(&context, &which).await,
         Command::Retry(retry) => retry::run(&context, &retry).await,
         Command::Rm(which) => rm::run(&context, &which).await,
+        Command::Config(show) => config::run(&context, &show),
         Command::Daemon(daemon) => daemon::run(&context, &daemon).await,
         Command::Doctor(doctor) => doctor::run(&context, &doctor).await,
         Command::Serve(serve) => serve::run(&context, &serve).await,
@@ -89,27 +94,11 @@ fn no_job(context: &Context, id: JobId) -> Failure {
     Failure::failed(format!("session {} has no job {id}; see: {list}", escape(&context.session)))
 }
 
-/// One page of jobs, and whether there are more.
-async fn page(session: &mut Attached, query: Query) -> Result<(Vec<JobView>, bool), Failure> {
-    match session.call(&Request::List { query }).await? {
-        Response::Jobs { jobs, more } => Ok((jobs, more)),
-        other => Err(unexpected(other)),
-    }
-}
-
 /// All such jobs, in rising order.
 async fn pages(session: &mut Attached, jobs: Selection) -> Result<Vec<JobView>, Failure> {
-    let mut query = Query { limit: Some(PAGE_MAX), ..jobs.into() };
-    let mut all: Vec<JobView> = Vec::new();
-    loop {
-        let (jobs, more) = page(session, query.clone()).await?;
-        let any = !jobs.is_empty();
-        all.extend(jobs);
-        query.after = all.last().map(|view| view.id);
-        if !(more && any) {
-            return Ok(all);
-        }
-    }
+    let mut all = Vec::new();
+    session.each(jobs, |view| all.push(view)).await?;
+    Ok(all)
 }
 
 /// What a request for several jobs did.

@@ -9,16 +9,20 @@
 //!              └──▶ again, for PATIENCE in all: an owner is starting or leaving
 //! ```
 //!
-//! Invariant: a request is repeated only when repeating it changes nothing. Submitting is not such a
-//! request: [`Attached::try_call`] hands the loss to the caller.
+//! A guest never owns: where nobody does, it starts a daemon (`detach`).
+//!
+//! Invariant: a request is repeated only when repeating it changes nothing. Submitting is such a request, since
+//! every submission has a key.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use longhaul::control::{CallError, Client, Request, Response, Selection};
+use longhaul::control::{CallError, Client, Counts, PAGE_MAX, Query, Request, Response, Selection};
 use longhaul::{Closed, JobId, JobView, OpenError, Session, SessionOptions};
 use tokio::sync::mpsc;
 
+use crate::config;
+use crate::detach::{self, Starting};
 use crate::exit::{Exit, Failure};
 
 /// How long an owner may take to start answering, or to leave.
@@ -27,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const VISIT: Duration = Duration::from_secs(1);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long a daemon may take to take up its session: it replays the journal first.
+const START: Duration = Duration::from_secs(60);
 /// An owner that is there answers in microseconds; a stopped one never.
 const GREETING: Duration = Duration::from_secs(2);
 /// News that may queue up before the owner is told to wait.
@@ -39,6 +45,8 @@ pub enum Role {
     Owner,
     /// To own it for a moment, journal or look, and leave: no job is started.
     Visitor,
+    /// Never to own it: a daemon runs its jobs, and is started if there is none.
+    Guest,
 }
 
 /// A way to the session.
@@ -52,6 +60,9 @@ pub enum Link {
 impl Link {
     /// Owns the session, or else finds its owner.
     pub async fn open(dir: &Path, role: Role) -> Result<Self, Failure> {
+        if role == Role::Guest {
+            return Self::visit_daemon(dir).await;
+        }
         let started = Instant::now();
         loop {
             let owned = match Session::open(options(dir, role)).await {
@@ -64,6 +75,30 @@ impl Link {
             }
             if started.elapsed() >= PATIENCE {
                 let text = format!("{owned}; it does not answer on its control socket");
+                return Err(Failure::new(Exit::Owned, text));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Sees to it that the session has a daemon, and finds whoever owns it now.
+    async fn visit_daemon(dir: &Path) -> Result<Self, Failure> {
+        let started = Instant::now();
+        let mut starting: Option<Starting> = None;
+        loop {
+            if !detach::has_daemon(dir)? {
+                if let Some(failure) = starting.as_mut().and_then(Starting::failed) {
+                    return Err(failure);
+                }
+                if starting.as_mut().is_none_or(Starting::has_left) {
+                    starting = Some(Starting::daemon(dir)?);
+                }
+            }
+            if let Some(client) = greet(dir).await {
+                return Ok(Self::Remote(client));
+            }
+            if started.elapsed() >= START {
+                let text = "the session's daemon does not answer on its control socket; see daemon.log in its directory";
                 return Err(Failure::new(Exit::Owned, text));
             }
             tokio::time::sleep(PAUSE).await;
@@ -83,14 +118,17 @@ impl Link {
         }
     }
 
-    /// Starts listening for changes of jobs.
-    async fn news(&self, dir: &Path) -> Result<mpsc::Receiver<News>, Lost> {
+    /// Starts listening for changes of those jobs.
+    async fn news(&self, dir: &Path, jobs: Selection) -> Result<mpsc::Receiver<News>, Lost> {
         let (tell, news) = mpsc::channel(NEWS_MAX);
         match self {
             Self::Owner(session) => {
                 let mut events = session.events();
                 tokio::spawn(async move {
                     while let Some(item) = events.next().await {
+                        if is_elsewhere(&item, jobs.group.as_deref()) {
+                            continue;
+                        }
                         if !pass_on(&tell, item).await {
                             return;
                         }
@@ -100,7 +138,7 @@ impl Link {
             Self::Remote(_) => {
                 // A connection of its own: the other one stays free for requests.
                 let client = Client::connect(dir).await.map_err(|error| Lost(error.to_string()))?;
-                let mut subscription = client.subscribe(None, Selection::all()).await?;
+                let mut subscription = client.subscribe(None, jobs).await?;
                 tokio::spawn(async move {
                     while let Ok(Some(item)) = subscription.next().await {
                         if !pass_on(&tell, item).await {
@@ -182,17 +220,49 @@ impl Attached {
 
     /// The jobs with these numbers, or all; unknown numbers are left out.
     pub async fn list(&mut self, ids: Option<Vec<JobId>>) -> Result<Vec<JobView>, Failure> {
-        match self.call(&Request::List { query: Selection { ids, ..Selection::default() }.into() }).await? {
-            Response::Jobs { jobs, .. } => Ok(jobs),
+        let mut all = Vec::new();
+        let Some(ids) = ids else {
+            self.each(Selection::all(), |view| all.push(view)).await?;
+            return Ok(all);
+        };
+        for some in ids.chunks(PAGE_MAX) {
+            self.each(Selection::ids(some.iter().copied()), |view| all.push(view)).await?;
+        }
+        Ok(all)
+    }
+
+    /// Hands every such job to `see`, page by page.
+    pub async fn each(&mut self, jobs: Selection, mut see: impl FnMut(JobView)) -> Result<(), Failure> {
+        let mut query = Query { limit: Some(PAGE_MAX), ..jobs.into() };
+        loop {
+            let (jobs, more) = self.page(query.clone()).await?;
+            jobs.into_iter().for_each(&mut see);
+            let Some(after) = more else { return Ok(()) };
+            query.after = Some(after);
+        }
+    }
+
+    /// One page of jobs, and where the next one goes on, if there may be more.
+    pub async fn page(&mut self, query: Query) -> Result<(Vec<JobView>, Option<JobId>), Failure> {
+        match self.call(&Request::List { query }).await? {
+            Response::Jobs { jobs, more } => Ok((jobs, more)),
             other => Err(unexpected(other)),
         }
     }
 
-    /// Listens for changes of jobs from now on.
-    pub async fn news(&mut self) -> Result<mpsc::Receiver<News>, Failure> {
+    /// How many such jobs there are in each state.
+    pub async fn count(&mut self, jobs: Selection) -> Result<Counts, Failure> {
+        match self.call(&Request::Count { jobs }).await? {
+            Response::Counts { counts } => Ok(counts),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Listens for changes of those jobs from now on.
+    pub async fn news(&mut self, jobs: &Selection) -> Result<mpsc::Receiver<News>, Failure> {
         let mut losses = Losses::default();
         loop {
-            match self.link.news(&self.dir).await {
+            match self.link.news(&self.dir, jobs.clone()).await {
                 Ok(news) => return Ok(news),
                 Err(lost) => self.survive(lost, &mut losses).await?,
             }
@@ -263,9 +333,7 @@ pub fn unexpected(response: Response) -> Failure {
 }
 
 fn options(dir: &Path, role: Role) -> SessionOptions {
-    let mut options = SessionOptions::new(dir);
-    options.admit = role == Role::Owner;
-    options
+    config::get().session.options(dir).admit(role == Role::Owner)
 }
 
 /// Connects and makes sure that somebody answers: a connection alone may be an owner on its way out.
@@ -275,6 +343,11 @@ async fn greet(dir: &Path) -> Option<Client> {
         matches!(client.call(&Request::Owner).await, Ok(Response::Owner { .. })).then_some(client)
     };
     tokio::time::timeout(GREETING, greeting).await.ok().flatten()
+}
+
+/// Whether it is news of a job of another group than the one that is listened for.
+fn is_elsewhere(item: &Response, group: Option<&str>) -> bool {
+    matches!(item, Response::Event { event } if group.is_some() && event.job.group.as_deref() != group)
 }
 
 /// Hands one item on; false when nobody listens any more.

@@ -54,6 +54,21 @@ impl Exit {
         }
     }
 
+    /// The ending that another process of this program told by its code.
+    pub fn of_code(code: Option<i32>) -> Option<Self> {
+        let all = [
+            Self::Done,
+            Self::Failed,
+            Self::Usage,
+            Self::Unknown,
+            Self::Suspended,
+            Self::Owned,
+            Self::Journal,
+            Self::Damaged,
+        ];
+        all.into_iter().find(|exit| Some(i32::from(exit.code())) == code)
+    }
+
     /// Of two endings, the one that the caller must hear of: what puts most in doubt.
     #[must_use]
     pub fn and(self, other: Self) -> Self {

@@ -1,18 +1,23 @@
 //! `haul`: file transfers that survive anything, from the command line.
 //!
 //! ```text
-//! main ─▶ args ─▶ command/* ─▶ submit, wait ─▶ connect ─▶ longhaul::Session, here or over its socket
-//!                     │            └▶ screen, report, text
+//! main ─▶ args, config ─▶ command/* ─▶ submit, wait ─▶ connect ─▶ longhaul::Session, here or over its socket
+//!                     │     options, batch ┘ └▶ screen, report, text   └▶ detach (a daemon's)
 //!                     └▶ serve (the receiver), demo (both ends, and kills)
 //! ```
 //!
 //! The engine never prints; everything that people see is written here. Exit codes: [`exit`].
 
 mod args;
+mod batch;
 mod command;
+mod config;
 mod connect;
+mod detach;
 mod exit;
+mod list;
 mod meter;
+mod options;
 mod output;
 mod report;
 mod screen;
@@ -24,6 +29,8 @@ mod submit;
 mod table;
 mod text;
 mod wait;
+mod walk;
+mod when;
 
 use std::io;
 use std::process::ExitCode;

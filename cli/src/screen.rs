@@ -5,6 +5,7 @@
 //! state changes      where they matter    a line each                 a value a line    (json only)
 //! bytes moving       one bar              a line every 10 s at most   none              none
 //! endings            standard output, once for each job; with --json the job's last value
+//!                    of a crowd: of those that did not end well, and one line for all
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +16,13 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use longhaul::{JobId, JobState, JobView};
 
+use crate::config::{self, Progress};
 use crate::exit::Failure;
 use crate::meter::Meter;
 use crate::output::{self, Context};
 use crate::report;
 use crate::text::{self, escape};
+use crate::wait::tally::Tally;
 
 /// Between two progress lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -34,12 +37,16 @@ pub struct Screen<'a> {
     told: BTreeSet<JobId>,
     /// Endings are all that is still to be shown.
     ending: bool,
+    /// Progress is worth a line where there is no bar.
+    lines: bool,
 }
 
 impl<'a> Screen<'a> {
     /// Shows nothing yet.
     pub fn new(context: &'a Context) -> Self {
-        let plain = context.quiet || context.verbose || !io::stderr().is_terminal();
+        let progress = config::get().output.progress.unwrap_or_default();
+        let plain =
+            progress != Progress::Auto || context.quiet || context.verbose || !io::stderr().is_terminal();
         let bar = (!plain)
             .then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(spinner()));
         let now = Instant::now();
@@ -51,6 +58,7 @@ impl<'a> Screen<'a> {
             line_at: now,
             told: BTreeSet::new(),
             ending: false,
+            lines: progress != Progress::None,
         }
     }
 
@@ -67,6 +75,11 @@ impl<'a> Screen<'a> {
     /// Tells something by the way.
     pub fn note(&self, text: impl fmt::Display) {
         self.above(|| self.context.note(text));
+    }
+
+    /// Tells something that must not go unheard.
+    pub fn warn(&self, text: impl fmt::Display) {
+        self.above(|| output::complain(text));
     }
 
     /// Shows a job in a state in which it was not shown before.
@@ -112,10 +125,37 @@ impl<'a> Screen<'a> {
             }
             bar.set_message(text);
             bar.tick();
-        } else if self.line_at.elapsed() >= LINE_EVERY && !self.context.json {
+        } else {
+            self.line(&text);
+        }
+    }
+
+    /// Takes a look at a crowd.
+    pub fn look_at_crowd(&mut self, crowd: &Tally) {
+        self.meter.sample(self.started.elapsed(), crowd.done());
+        let text = crowd.line(&self.meter, self.started.elapsed());
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
+            bar.tick();
+        } else {
+            self.line(&text);
+        }
+    }
+
+    /// A line of progress, not too often.
+    fn line(&mut self, text: &str) {
+        if self.lines && self.line_at.elapsed() >= LINE_EVERY && !self.context.json {
             self.line_at = Instant::now();
             self.context.note(text);
         }
+    }
+
+    /// How a crowd ended.
+    pub fn crowd_result(&self, crowd: &Tally) -> Result<(), Failure> {
+        if self.context.json {
+            return Ok(());
+        }
+        self.above(|| output::print(&format!("{}\n", crowd.result())))
     }
 
     /// Takes the bar away; from here on only endings are shown.

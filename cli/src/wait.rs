@@ -7,8 +7,13 @@
 //!            SIGINT ──▶ Interrupted       SIGTERM ──▶ Terminated
 //! ```
 //!
+//! For more than [`FEW`] jobs, see `bulk`.
+//!
 //! Events tell of states, lists tell of bytes and of anything that an event did not. Invariant: a job
 //! that was seen to end is never shown in another state again.
+
+mod bulk;
+pub mod tally;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,12 +36,35 @@ const TICK_PLAIN: Duration = Duration::from_secs(1);
 /// Each so many ticks all jobs are listed, whatever the events said.
 const TICKS_FULL: u32 = 10;
 
+/// Jobs that are listed one by one; more are waited for as a crowd.
+const FEW: usize = 200;
+
 /// Why waiting ended.
 enum End {
     /// Every job ended, or holds still until somebody acts.
     Settled,
     /// A signal came first.
     Asked(Asked),
+}
+
+/// Jobs by number, and their group if they are all of one.
+pub struct Crowd {
+    pub ids: Vec<JobId>,
+    pub group: Option<String>,
+}
+
+/// Waits for jobs that were just accepted. Whoever calls this closes `session` afterwards.
+pub async fn wait_for(
+    session: &mut Attached,
+    crowd: Crowd,
+    context: &Context,
+    signals: &mut Signals,
+) -> Result<Exit, Failure> {
+    if crowd.ids.len() > FEW {
+        return bulk::wait(session, crowd, context, signals).await;
+    }
+    let jobs = session.list(Some(crowd.ids)).await?;
+    wait(session, jobs, context, signals).await
 }
 
 /// Waits for jobs and tells how they ended. Whoever calls this closes `session` afterwards.
@@ -46,6 +74,10 @@ pub async fn wait(
     context: &Context,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
+    if jobs.len() > FEW {
+        let ids = jobs.into_iter().map(|view| view.id).collect();
+        return bulk::wait(session, Crowd { ids, group: None }, context, signals).await;
+    }
     let mut waiting = Waiting { session, jobs: BTreeMap::new(), screen: Screen::new(context) };
     for view in jobs {
         waiting.update(view, Source::List)?;
@@ -58,6 +90,25 @@ pub async fn wait(
             Ok(Exit::Terminated)
         }
     }
+}
+
+/// After the news of `generation` ended. A list may have found the next owner already.
+async fn next_owner(session: &mut Attached, screen: &Screen<'_>, generation: u32) -> Result<(), Failure> {
+    if session.generation() != generation {
+        return Ok(());
+    }
+    if session.owns() {
+        // The engine in this process ended; it says why, unless it is an error of ours.
+        let grace = tokio::time::timeout(Duration::from_secs(1), session.stopped());
+        return Err(grace.await.unwrap_or_else(|_| Failure::failed("the engine stopped by itself")));
+    }
+    session.reopen().await?;
+    screen.note(if session.owns() {
+        "the session's owner is gone; this process owns it now and goes on"
+    } else {
+        "the session's owner is gone; going on with the next one"
+    });
+    Ok(())
 }
 
 /// What makes a change worth showing. The cause of a job that is being cleaned up waits for its end.
@@ -98,7 +149,7 @@ impl Waiting<'_> {
                     Some(News::Job(view)) => self.update(*view, Source::Event)?,
                     Some(News::Gap) => self.list_all().await?,
                     None => {
-                        self.next_owner(generation).await?;
+                        next_owner(self.session, &self.screen, generation).await?;
                         news = self.join().await?;
                         generation = self.session.generation();
                     }
@@ -114,28 +165,9 @@ impl Waiting<'_> {
 
     /// Listens first and lists then, so that nothing falls in between.
     async fn join(&mut self) -> Result<mpsc::Receiver<News>, Failure> {
-        let news = self.session.news().await?;
+        let news = self.session.news(&Selection::all()).await?;
         self.list_all().await?;
         Ok(news)
-    }
-
-    /// After the news of `generation` ended. A list may have found the next owner already.
-    async fn next_owner(&mut self, generation: u32) -> Result<(), Failure> {
-        if self.session.generation() != generation {
-            return Ok(());
-        }
-        if self.session.owns() {
-            // The engine in this process ended; it says why, unless it is an error of ours.
-            let grace = tokio::time::timeout(Duration::from_secs(1), self.session.stopped());
-            return Err(grace.await.unwrap_or_else(|_| Failure::failed("the engine stopped by itself")));
-        }
-        self.session.reopen().await?;
-        self.screen.note(if self.session.owns() {
-            "the session's owner is gone; this process owns it now and goes on"
-        } else {
-            "the session's owner is gone; going on with the next one"
-        });
-        Ok(())
     }
 
     async fn list_all(&mut self) -> Result<(), Failure> {

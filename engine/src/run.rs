@@ -716,6 +716,8 @@ impl Runner {
             self.committed_to = committed.seq();
             self.take_effect(committed);
         }
+        // Before the answers: who is told that a job is accepted must not find the session idle.
+        self.tell_busy();
         for (id, why) in &refused {
             self.follow_up(*id, Input::LocalFault(LocalFault::Fatal(why.clone())));
         }

@@ -6,6 +6,7 @@
 //! directory of its own.
 
 mod retry;
+pub(crate) use retry::may_follow;
 mod specify;
 mod submission;
 

@@ -135,12 +135,10 @@ async fn list(
     if limit == 0 {
         let mut query = Query { limit: Some(PAGE_MAX), ..selection.into() };
         loop {
-            let (jobs, more) = super::page(session, query.clone()).await?;
+            let (jobs, more) = session.page(query.clone()).await?;
             writer.page(&jobs)?;
-            query.after = jobs.last().map(|view| view.id);
-            if !more || jobs.is_empty() {
-                return writer.end();
-            }
+            let Some(after) = more else { return writer.end() };
+            query.after = Some(after);
         }
     }
     let (pages, more) = newest(session, &selection, limit).await?;
@@ -166,14 +164,13 @@ async fn newest(
     let (mut pages, mut left) = (Vec::new(), limit);
     loop {
         query.limit = Some(usize::try_from(left).unwrap_or(PAGE_MAX).min(PAGE_MAX));
-        let (jobs, more) = super::page(session, query.clone()).await?;
+        let (jobs, more) = session.page(query.clone()).await?;
         left = left.saturating_sub(jobs.len() as u64);
-        query.before = jobs.first().map(|view| view.id);
-        let any = !jobs.is_empty();
         pages.push(jobs);
-        if !(more && any) || left == 0 {
+        query.before = more;
+        if more.is_none() || left == 0 {
             pages.reverse();
-            return Ok((pages, more));
+            return Ok((pages, more.is_some()));
         }
     }
 }

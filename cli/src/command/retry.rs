@@ -92,7 +92,7 @@ async fn ask(
 /// The highest number there is.
 async fn last(session: &mut Attached) -> Result<JobId, Failure> {
     let query = Query { limit: Some(1), newest: true, ..Query::default() };
-    let (jobs, _) = super::page(session, query).await?;
+    let (jobs, _) = session.page(query).await?;
     Ok(jobs.last().map_or(JobId(0), |view| view.id))
 }
 
@@ -101,13 +101,10 @@ async fn successors(session: &mut Attached, before: JobId) -> Result<Vec<JobView
     let mut query = Query { after: Some(before), ..Query::default() };
     let mut all = Vec::new();
     loop {
-        let (jobs, more) = super::page(session, query.clone()).await?;
-        let Some(last) = jobs.last() else { return Ok(all) };
-        query.after = Some(last.id);
+        let (jobs, more) = session.page(query.clone()).await?;
         all.extend(jobs.into_iter().filter(|view| view.predecessor.is_some() && view.id > before));
-        if !more {
-            return Ok(all);
-        }
+        let Some(after) = more else { return Ok(all) };
+        query.after = Some(after);
     }
 }
 

@@ -109,10 +109,8 @@ impl Watching<'_> {
                 return Ok(());
             };
             known.extend(jobs.iter().map(|view| view.id));
-            query.after = known.last().copied();
-            if !more || jobs.is_empty() {
-                break;
-            }
+            let Some(after) = more else { break };
+            query.after = Some(after);
         }
         for id in named.iter().filter(|id| known.binary_search(id).is_err()) {
             output::complain(super::no_job(self.context, *id));
@@ -190,10 +188,8 @@ impl Watching<'_> {
                 return exit;
             };
             exit = jobs.iter().map(report::ending).fold(exit, Exit::and);
-            query.after = jobs.last().map(|view| view.id);
-            if !more || jobs.is_empty() {
-                return exit;
-            }
+            let Some(after) = more else { return exit };
+            query.after = Some(after);
         }
     }
 

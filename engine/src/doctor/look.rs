@@ -24,7 +24,7 @@ use crate::os::disk::OsDisk;
 use crate::os::home::{Home, Lock};
 use crate::ports::Disk;
 use crate::run::staging::{self, SnapshotSource};
-use crate::session::replay;
+use crate::session::{may_follow, replay};
 
 const REPAIR: &str = "run `haul doctor --repair`: it moves the journal aside, deletes nothing, and restores what can be read; nothing was changed, sent or deleted so far";
 const REMOVED: &str = "the next owner of the session removes it, and so does `haul doctor --repair`";
@@ -142,11 +142,12 @@ impl Staged {
         }
     }
 
-    /// Whether this job, which has not ended, needs it.
+    /// Whether this job needs it, or could when it is tried again.
     pub fn is_needed_by(self, job: &Job) -> bool {
+        let is_unfinished = !job.state().is_terminal();
         match self {
-            Self::Copy(id) => id == job.id && job.core.has_copy(),
-            Self::Secrets(id) => id == job.id && job.spec.has_secrets,
+            Self::Copy(id) => id == job.id && is_unfinished && job.core.has_copy(),
+            Self::Secrets(id) => id == job.id && job.spec.has_secrets && (is_unfinished || may_follow(job)),
             // Nothing is being copied while nobody owns the session.
             Self::Temporary(_) => false,
         }
@@ -328,7 +329,7 @@ impl Looked {
                 self.damage(format!(
                     "{shown} belongs to a job later than the last in the journal ({last}): the journal has lost its end"
                 ));
-            } else if !known.live.get(&id).is_some_and(|job| staged.is_needed_by(job)) {
+            } else if !known.job(id).is_some_and(|job| staged.is_needed_by(job)) {
                 let what = match staged {
                     Staged::Copy(_) => "the staging copy",
                     Staged::Temporary(_) => "the unfinished staging copy",

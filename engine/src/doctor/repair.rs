@@ -21,7 +21,7 @@ use longhaul_journal::{Checkpoint, Journal, Options, Row, RowKey, Seq, read_expo
 use super::look::{Known, Looked, Staged, look};
 use super::{Repair, files};
 use crate::error::OpenError;
-use crate::job::record::{Replay, archive_rows, key_row, live_rows, meta_row};
+use crate::job::record::{Replay, archive_rows, key_row, live_rows, meta_row, table};
 use crate::job::step::Transition;
 use crate::job::{HistoryEntry, Job, JobId, JobState, Phase, SuspendCause};
 use crate::os::disk::OsDisk;
@@ -290,20 +290,18 @@ fn replace(
 
 /// A new journal, closed and read back.
 fn build(dir: &Path, source: Option<&Source>, last: JobId) -> Result<(), OpenError> {
-    let mut live: Vec<(RowKey, Vec<u8>)> = vec![meta_row(last)];
-    let mut others = Vec::new();
+    let mut puts: Vec<(RowKey, Vec<u8>)> = vec![meta_row(last)];
     if let Some(source) = source {
-        live.extend(source.live.values().flat_map(|job| live_rows(job, true)));
-        others.extend(source.ended.values().flat_map(archive_rows));
+        puts.extend(source.live.values().flat_map(|job| live_rows(job, true)));
+        puts.extend(source.ended.values().flat_map(archive_rows));
         let jobs = source.live.values().chain(source.ended.values());
         let keys = jobs.filter_map(|job| job.spec.key.as_deref().map(|key| key_row(key, job.id)));
-        others.extend(keys);
+        puts.extend(keys);
     }
-    let puts = live.iter().cloned().chain(others).collect();
     let opened = Journal::<Transition>::open(dir, Options::default())?;
     let through = opened.report.last;
     let failed = |error: &dyn std::fmt::Display| OpenError::Journal(format!("{}: {error}", dir.display()));
-    let checkpoint = Checkpoint { through, puts, removes: Vec::new(), export: Some(live) };
+    let checkpoint = Checkpoint { through, puts, removes: Vec::new(), export: Some(table::LIVE.to_vec()) };
     opened.journal.checkpoint_blocking(checkpoint).map_err(|error| failed(&error))?;
     opened.journal.close_blocking().map_err(|error| failed(&error))?;
     let known = Known::load(dir, Options::default())?;

@@ -16,7 +16,7 @@ use crate::secret::Secrets;
 const SLICE: usize = 200;
 
 /// Whether a failed job keeps what another attempt would need.
-pub(super) fn may_follow(job: &Job) -> bool {
+pub(crate) fn may_follow(job: &Job) -> bool {
     matches!(&job.core.phase, Phase::Ended(Outcome::Failed(cause)) if *cause != FailCause::Cancelled)
 }
 

@@ -207,7 +207,8 @@ async fn start_receiver(root: &Path) -> Result<(Child, SocketAddr), Failure> {
 fn children() -> Result<Command, Failure> {
     let own = std::env::current_exe().map_err(|error| Failure::failed(format!("where is haul? {error}")))?;
     let mut command = Command::new(own);
-    command.stdin(Stdio::null()).kill_on_drop(true);
+    // A user's limits or proxy would spoil the show.
+    command.arg("--no-config").stdin(Stdio::null()).kill_on_drop(true);
     for name in FOREIGN {
         command.env_remove(name);
     }
