@@ -17,21 +17,13 @@ use super::perform::{Hand, StoreOrder, known};
 use super::staging::{self, SnapshotSource};
 use super::transfer::{self, Download, End, Pace, Progress, Tail, Upload, take_fault};
 use crate::job::step::{Input, LocalFault};
-use crate::job::{Job, Part, SnapshotMethod, SuspendCause, TransportOptions};
+use crate::job::{Job, Part, SuspendCause, TransportOptions};
 use crate::ports::{HttpRequest, HttpResponse, NetError, NetErrorKind, RequestBody, Transport};
 use crate::protocol::{self, Body, Reply, Send, Sink, wire};
 use crate::secret::{CredentialRef, Secrets};
 
 /// Bytes of an unexpected answer's body that are looked at.
 const ODD_BODY_MAX: usize = 64 << 10;
-
-/// Why a snapshot could not be hashed.
-fn unreadable(error: &io::Error) -> LocalFault {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => LocalFault::SourceChanged(error.to_string()),
-        _ => LocalFault::SourceIo(error.to_string()),
-    }
-}
 
 /// One request and what comes of it.
 pub struct Exchange {
@@ -172,7 +164,14 @@ impl Exchange {
                 if let Some(wanted) = digest {
                     let value =
                         transfer::hash(&hand.ports, &upload.file, range.clone(), wanted.algorithm).await;
-                    let value = value.map_err(|error| Failure::Local(unreadable(&error)))?;
+                    let value = match value {
+                        Ok(value) => value,
+                        Err(error) => {
+                            let source = Arc::clone(&upload.source);
+                            let fault = hand.local(move |disk| source.fault(disk, &error)).await;
+                            return Err(Failure::Local(fault.unwrap_or_else(|halted| halted)));
+                        }
+                    };
                     headers.insert(wanted.name, wire::digest_value(wanted, &value));
                 }
                 RequestBody::Stream {
@@ -243,15 +242,15 @@ impl Exchange {
     ) -> Result<Upload, LocalFault> {
         let source = self.snapshot.clone();
         let source = source.ok_or_else(|| LocalFault::Fatal("no snapshot is journaled".to_owned()))?;
-        let in_place = source.snapshot.method == SnapshotMethod::InPlace;
-        let expected = source.snapshot.file;
-        let (file, _) = hand.local(move |disk| staging::open_snapshot(disk, &source)).await??;
+        let source = Arc::new(source);
+        let opened = Arc::clone(&source);
+        let (file, _) = hand.local(move |disk| staging::open_snapshot(disk, &opened)).await??;
         self.progress.begin(self.send.lane, range.start);
         Ok(Upload {
             lane: self.send.lane,
             file,
             range,
-            guard: in_place.then_some(expected),
+            source,
             progress: Arc::clone(&self.progress),
             pace: self.pace.clone(),
             fault: Arc::clone(fault),

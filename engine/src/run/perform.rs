@@ -303,10 +303,15 @@ impl Hand {
     /// Compares a snapshot with the digest the user gave for it.
     async fn verify(&self, source: SnapshotSource, checksum: Checksum) -> Result<(), LocalFault> {
         let size = source.snapshot.size;
-        let (file, before) = self.local(move |disk| staging::open_snapshot(disk, &source)).await??;
+        let source = Arc::new(source);
+        let opened = Arc::clone(&source);
+        let (file, before) = self.local(move |disk| staging::open_snapshot(disk, &opened)).await??;
         let digest = transfer::hash(&self.ports, &file, 0..size, checksum.algorithm).await;
-        let digest = digest.map_err(|error| LocalFault::SourceIo(error.to_string()))?;
-        let after = file.fingerprint().map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+        let hashed = digest.and_then(|digest| Ok((digest, file.fingerprint()?)));
+        let (digest, after) = match hashed {
+            Ok(hashed) => hashed,
+            Err(error) => return Err(self.local(move |disk| source.fault(disk, &error)).await?),
+        };
         if !before.same_content(&after) {
             return Err(staging::changed(&before, &after));
         }

@@ -86,11 +86,6 @@ impl Runner {
                 }
             } else {
                 puts.extend(record::live_rows(job, !is_on_shelf));
-                if is_on_shelf {
-                    removes.extend(
-                        [table::SPEC_V1, table::CORE_V1].map(|table| RowKey::new(table, job.id.0, 0)),
-                    );
-                }
             }
         }
         self.pass_retention(&mut removes).await?;

@@ -156,15 +156,20 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
         return Err(damaged(why));
     }
     let tail = std::mem::take(&mut opened.tail);
-    let named: BTreeSet<JobId> = tail.iter().map(|record| record.value().id()).collect();
+    let old: BTreeSet<JobId> = survey.old.iter().filter_map(number).collect();
+    let named: BTreeSet<JobId> =
+        tail.iter().map(|record| record.value().id()).chain(old.iter().copied()).collect();
     let read = |error: ReadError| OpenError::Journal(error.to_string());
     let mut rows = live_rows(&opened.journal, &named).await.map_err(read)?;
+    let old_keys: Vec<RowKey> = survey.old.iter().map(|row| row.key.clone()).collect();
     rows.extend(survey.old);
     rows.sort_by(|one, other| one.key.cmp(&other.key));
     rows.dedup_by(|one, other| one.key == other.key);
     let mut replay = Replay::from_rows(&rows, opened.report.checkpoint_unfinished).map_err(damaged)?;
     replay.reaches(survey.last);
-    let on_shelf: BTreeSet<JobId> = replay.jobs.map.keys().copied().collect();
+    // What an older version wrote is written anew, whole.
+    let on_shelf: BTreeSet<JobId> =
+        replay.jobs.map.keys().copied().filter(|id| !old.contains(id)).collect();
     let mut ended = survey.ended;
     let mut feed = Feed::new(opened.report.checkpoint.0);
     let quiet = tail.len().saturating_sub(super::feed::EVENTS_MAX);
@@ -193,7 +198,9 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
             ended.count(job.state(), true);
         }
     }
-    let mut removes = Vec::new();
+    let mut removes = old_keys;
+    let is_over = |id: &&JobId| jobs.map.get(id).is_none_or(|job| job.state().is_terminal());
+    removes.extend(old.iter().filter(is_over).map(|id| RowKey::new(table::HISTORY, id.0, 0)));
     for id in &jobs.gone {
         index.remove(*id);
         let rows = archive_of(&opened.journal, *id).await.map_err(read)?;
@@ -211,6 +218,13 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
         }
     }
     Ok(Found { jobs, index, ended, on_shelf, keys, removes, feed })
+}
+
+fn number(row: &Row) -> Option<JobId> {
+    match row.key {
+        RowKey::Number { id, .. } => Some(JobId(id)),
+        RowKey::Name { .. } => None,
+    }
 }
 
 /// The line of history that a record brings.
@@ -349,3 +363,6 @@ pub async fn archive(
     };
     Ok((jobs, Some(rest)))
 }
+
+#[cfg(test)]
+mod tests;

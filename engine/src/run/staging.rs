@@ -269,6 +269,24 @@ pub fn write_secrets(disk: &dyn Disk, path: &Path, secrets: &Secrets) -> io::Res
     sync_parent(disk, path)
 }
 
+impl SnapshotSource {
+    /// What a source in place must still be.
+    pub fn guard(&self) -> Option<&Fingerprint> {
+        (self.snapshot.method == SnapshotMethod::InPlace).then_some(&self.snapshot.file)
+    }
+
+    /// Classifies a failure to read it.
+    pub fn fault(&self, disk: &dyn Disk, error: &io::Error) -> LocalFault {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return LocalFault::SourceChanged(error.to_string());
+        }
+        match self.guard() {
+            Some(expected) => source_fault(disk, &self.source_path, Some(expected), error),
+            None => LocalFault::SourceIo(error.to_string()),
+        }
+    }
+}
+
 /// Words a change of the source.
 pub fn changed(before: &Fingerprint, now: &Fingerprint) -> LocalFault {
     LocalFault::SourceChanged(if !before.same_file(now) {

@@ -21,10 +21,10 @@ use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc};
 
-use super::staging::{changed, local};
+use super::staging::{SnapshotSource, changed, local};
 use crate::job::step::LocalFault;
-use crate::job::{ChecksumAlgorithm, Fingerprint};
-use crate::ports::{Clock, File, NetErrorKind, Ports, ResponseBody};
+use crate::job::ChecksumAlgorithm;
+use crate::ports::{Clock, Disk, File, NetErrorKind, Ports, ResponseBody};
 use crate::schedule::limit::Bucket;
 
 /// Bytes read from a snapshot at a time.
@@ -234,8 +234,8 @@ pub struct Upload {
     pub file: Arc<dyn File>,
     /// The bytes to send.
     pub range: Range<u64>,
-    /// For a source in place: what it must still be.
-    pub guard: Option<Fingerprint>,
+    /// Whose it is: a source in place is guarded.
+    pub source: Arc<SnapshotSource>,
     /// Told as pieces are handed to the connection.
     pub progress: Arc<Progress>,
     /// How fast.
@@ -247,7 +247,7 @@ pub struct Upload {
 impl Upload {
     /// The range as a stream of pieces.
     pub fn into_stream(self, ports: Ports) -> BoxStream<'static, io::Result<Bytes>> {
-        let Self { lane, file, range, guard, progress, pace, fault } = self;
+        let Self { lane, file, range, source, progress, pace, fault } = self;
         let pool = Pool::default();
         let piece_len = pace.piece(PIECE);
         let count = (range.end - range.start).div_ceil(piece_len);
@@ -257,10 +257,11 @@ impl Upload {
                 let start = range.start + index * piece_len;
                 let piece = start..(start + piece_len).min(range.end);
                 let (file, pool, ports) = (Arc::clone(&file), pool.clone(), ports.clone());
-                let fault = Arc::clone(&fault);
+                let (fault, source) = (Arc::clone(&fault), Arc::clone(&source));
                 async move {
-                    let read =
-                        ports.block(move |_| Ok(read_piece(&*file, &piece, guard.as_ref(), &pool))).await?;
+                    let read = ports
+                        .block(move |disk| Ok(read_piece(disk, &*file, &piece, &source, &pool)))
+                        .await?;
                     read.map_err(|why| {
                         let error = io::Error::other(format!("{why:?}"));
                         *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
@@ -289,9 +290,10 @@ impl Upload {
 }
 
 fn read_piece(
+    disk: &dyn Disk,
     file: &dyn File,
     piece: &Range<u64>,
-    guard: Option<&Fingerprint>,
+    source: &SnapshotSource,
     pool: &Pool,
 ) -> Result<Bytes, LocalFault> {
     let mut buffer = pool.take((piece.end - piece.start) as usize);
@@ -299,14 +301,14 @@ fn read_piece(
     while filled < buffer.len() {
         let got = file
             .read_at(&mut buffer[filled..], piece.start + filled as u64)
-            .map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+            .map_err(|error| source.fault(disk, &error))?;
         if got == 0 {
             return Err(LocalFault::SourceChanged("it became shorter under way".to_owned()));
         }
         filled += got;
     }
-    if let Some(expected) = guard {
-        let now = file.fingerprint().map_err(|error| LocalFault::SourceIo(error.to_string()))?;
+    if let Some(expected) = source.guard() {
+        let now = file.fingerprint().map_err(|error| source.fault(disk, &error))?;
         if !now.same_content(expected) {
             return Err(changed(expected, &now));
         }
