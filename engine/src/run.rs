@@ -58,6 +58,8 @@ use transfer::Pace;
 pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 /// Bytes of a job's path at most: it, the part file's beside it, and what a server tells must fit a record.
 const PATH_MAX: usize = 2500;
+/// Changed jobs in memory after which a checkpoint is made, however small the log is.
+const CHANGED_MAX: usize = 4096;
 /// Inputs taken in one round at most.
 const ROUND_MAX: usize = 1024;
 /// How often jobs that wait for space look for it.
@@ -329,7 +331,7 @@ impl Runner {
         let mut round = Round::default();
         self.admit().await?;
         self.tell_busy();
-        if self.next.is_empty() && self.bulk.is_empty() {
+        if self.next.is_empty() && !self.may_go_on_with_bulk() {
             let now = self.ports().clock.elapsed();
             let due = [self.schedule.next_due(now), self.space_probe_at, self.next_deadline(now)];
             let clock = Arc::clone(&self.ports().clock);
@@ -724,8 +726,16 @@ impl Runner {
         for answer in answers {
             self.answer(answer, &refused);
         }
-        if self.journal.log_bytes() > self.limits.checkpoint_bytes {
+        if self.is_save_due() {
             self.save().await?;
+        }
+        // Whoever is faster than the disk waits for it here: memory is not a place to keep jobs.
+        while self.saving.is_under_way() && self.changed.len() > 4 * CHANGED_MAX {
+            self.saving.ended().await;
+            self.saved().await?;
+            if self.is_save_due() {
+                self.save().await?;
+            }
         }
         Ok(())
     }

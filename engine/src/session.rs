@@ -40,6 +40,8 @@ use crate::view::{Event, JobLog, JobView};
 pub const ATTEMPTS_MAX_DEFAULT: u32 = 10;
 /// Jobs that run at once, where nothing else is asked for.
 const CONCURRENT_DEFAULT: usize = 8;
+/// sled's page cache: rows are read in small stretches, and each commit is written once.
+const CACHE_BYTES: u64 = 16 << 20;
 /// The staging budget as a share of the file system's free space.
 const STAGE_BUDGET_SHARE: u64 = 10;
 
@@ -293,7 +295,7 @@ fn open_files(
         Some(bytes) => bytes,
         None => free_bytes(&home.stage())? / STAGE_BUDGET_SHARE,
     };
-    let options = longhaul_journal::Options::default();
+    let options = longhaul_journal::Options { cache_bytes: CACHE_BYTES, ..Default::default() };
     let opened = Journal::open_into(&home.journal(), options, Survey::new(budget))?;
     Ok((home, lock, opened, budget))
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::index::{Brief, GroupId};
 use super::shelf::{self, Stretch};
-use super::{Answer, Round, Runner};
+use super::{Answer, CHANGED_MAX, Round, Runner};
 use crate::control::{Counts, PAGE_MAX, Query, Response, Selection, Skipped};
 use crate::job::record::Record;
 use crate::job::step::{Input, Transition};
@@ -293,8 +293,16 @@ impl Runner {
         });
     }
 
+    /// Whether there is a request for many jobs, and memory for more of what it changes.
+    pub(super) fn may_go_on_with_bulk(&self) -> bool {
+        !self.bulk.is_empty() && !(self.saving.is_under_way() && self.changed.len() >= CHANGED_MAX)
+    }
+
     /// One slice of one request for many jobs.
     pub(super) async fn go_on_with_bulk(&mut self, round: &mut Round) -> Result<(), String> {
+        if !self.may_go_on_with_bulk() {
+            return Ok(());
+        }
         let Some(mut bulk) = self.bulk.pop_front() else { return Ok(()) };
         if bulk.ids.is_empty()
             && let Some(stretch) = bulk.archive

@@ -82,6 +82,44 @@ impl Brief {
     }
 }
 
+/// What counts of a job's core.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    changed_at: WallMs,
+    state: JobState,
+    stand: Stand,
+    hold: Option<Hold>,
+    retry_at: Option<WallMs>,
+    /// Bytes of its staging copy.
+    copied: Option<u64>,
+    /// Whether its snapshot is still to be made.
+    is_unstaged: bool,
+}
+
+impl Standing {
+    /// Of a core that was last changed then.
+    pub fn of(changed_at: WallMs, core: &Core) -> Self {
+        let held = core.snapshot.as_ref().filter(|snapshot| snapshot.method == SnapshotMethod::Copy);
+        Self {
+            changed_at,
+            state: core.state(),
+            stand: match core.phase {
+                Phase::Queued | Phase::Staging => Stand::New,
+                Phase::Staged => Stand::Staged,
+                Phase::Sending(_) | Phase::Publishing { .. } => Stand::Begun,
+                Phase::Ending { .. } | Phase::Ended(_) => Stand::Ending,
+            },
+            hold: core.suspended.as_ref().map(|cause| match cause {
+                cause if SuspendCause::clears_itself(cause) => Hold::Clears,
+                _ => Hold::Asked,
+            }),
+            retry_at: core.retry_at,
+            copied: held.map(|snapshot| snapshot.size),
+            is_unstaged: matches!(core.phase, Phase::Queued | Phase::Staging),
+        }
+    }
+}
+
 /// Every unfinished job.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -115,43 +153,34 @@ impl Index {
 
     /// Says how a job stands now: in, changed, or out once it has ended.
     pub fn note(&mut self, job: &Job) {
-        self.put(job.id, job.changed_at, &job.spec, &job.core);
+        self.put(job.id, &job.spec, Standing::of(job.changed_at, &job.core));
     }
 
     /// The same, from its parts.
-    pub fn put(&mut self, id: JobId, changed_at: WallMs, spec: &JobSpec, core: &Core) {
-        if core.state().is_terminal() {
+    pub fn put(&mut self, id: JobId, spec: &JobSpec, standing: Standing) {
+        if standing.state.is_terminal() {
             self.jobs.remove(&id);
         } else {
-            let brief = self.brief(changed_at, spec, core);
+            let brief = self.brief(spec, standing);
             self.jobs.insert(id, brief);
         }
     }
 
-    fn brief(&mut self, changed_at: WallMs, spec: &JobSpec, core: &Core) -> Brief {
-        let held = core.snapshot.as_ref().filter(|snapshot| snapshot.method == SnapshotMethod::Copy);
+    fn brief(&mut self, spec: &JobSpec, standing: Standing) -> Brief {
         Brief {
-            state: core.state(),
-            stand: match core.phase {
-                Phase::Queued | Phase::Staging => Stand::New,
-                Phase::Staged => Stand::Staged,
-                Phase::Sending(_) | Phase::Publishing { .. } => Stand::Begun,
-                Phase::Ending { .. } | Phase::Ended(_) => Stand::Ending,
-            },
-            hold: core.suspended.as_ref().map(|cause| match cause {
-                cause if SuspendCause::clears_itself(cause) => Hold::Clears,
-                _ => Hold::Asked,
-            }),
+            state: standing.state,
+            stand: standing.stand,
+            hold: standing.hold,
             direction: spec.direction(),
             priority: spec.priority,
             host: HostId(self.hosts.number(&wire::host(&spec.url))),
             group: spec.group.as_deref().map(|group| GroupId(self.groups.number(group))),
             not_before: spec.not_before,
             deadline: spec.deadline,
-            retry_at: core.retry_at,
-            changed_at,
-            copied: held.map_or(0, |snapshot| snapshot.size.min(self.budget)),
-            copy: copy_need(spec, core, self.budget),
+            retry_at: standing.retry_at,
+            changed_at: standing.changed_at,
+            copied: standing.copied.map_or(0, |size| size.min(self.budget)),
+            copy: if standing.is_unstaged { copy_need(spec, self.budget) } else { 0 },
         }
     }
 
@@ -190,10 +219,8 @@ impl Index {
 }
 
 /// What a job's staging copy will take of the budget.
-fn copy_need(spec: &JobSpec, core: &Core, budget: u64) -> u64 {
-    // A job that ends has no use for one, also if it never came to have one.
-    let is_due = matches!(core.phase, Phase::Queued | Phase::Staging);
-    let Some(source) = spec.source.filter(|_| is_due) else { return 0 };
+fn copy_need(spec: &JobSpec, budget: u64) -> u64 {
+    let Some(source) = spec.source else { return 0 };
     match spec.stage {
         StageMode::None => 0,
         StageMode::Auto if source.size > budget => 0,

@@ -15,7 +15,7 @@ use longhaul_journal::{Checkpoint, CheckpointError, RowKey};
 use tokio::task::JoinHandle;
 
 use super::shelf::{self, Stretch};
-use super::{FULL, FULL_MAX, Round, Runner, SPACE_MIN, SPACE_PROBE, SPACE_PROBE_MAX};
+use super::{CHANGED_MAX, FULL, FULL_MAX, Round, Runner, SPACE_MIN, SPACE_PROBE, SPACE_PROBE_MAX};
 use crate::job::record::{self, Record, table};
 use crate::job::step::Input;
 use crate::job::{Direction, Job, JobId, Phase, SuspendCause};
@@ -38,6 +38,11 @@ pub(super) struct Saving {
 }
 
 impl Saving {
+    /// Whether a checkpoint is under way.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.task.is_some()
+    }
+
     /// Resolves when the checkpoint under way has ended; never if there is none. Cancellation-safe.
     pub(super) async fn ended(&mut self) {
         let Some(task) = &mut self.task else { return std::future::pending().await };
@@ -65,6 +70,11 @@ impl Saving {
 }
 
 impl Runner {
+    /// Whether there is enough for a checkpoint.
+    pub(super) fn is_save_due(&self) -> bool {
+        self.journal.log_bytes() > self.limits.checkpoint_bytes || self.changed.len() >= CHANGED_MAX
+    }
+
     /// Begins a checkpoint, unless one is under way.
     pub(super) async fn save(&mut self) -> Result<(), String> {
         if self.saving.task.is_some() || self.saving.ended.is_some() {

@@ -14,14 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use longhaul_journal::{Journal, Opened, ReadError, Row, RowKey, RowOrder, RowQuery, RowSink};
 
 use super::feed::Feed;
-use super::index::Index;
+use super::index::{Index, Standing};
 use crate::error::OpenError;
 use crate::job::record::{
     Jobs, LiveRow, Record, Replay, archived_state, read_archive, read_key, spec_parts, table,
 };
 use crate::job::step::Transition;
-use crate::job::{Core, Job, JobId, JobState};
-use crate::ports::WallMs;
+use crate::job::{Job, JobId, JobState};
 
 /// Rows of the archive that are read at a time.
 const ARCHIVE_SLICE: usize = 256;
@@ -54,7 +53,7 @@ pub struct Survey {
     ended: Ended,
     last: JobId,
     /// Cores whose specifications are still to come: their rows lie before.
-    cores: BTreeMap<JobId, (WallMs, Core)>,
+    cores: BTreeMap<JobId, Standing>,
     spec: Vec<Row>,
     /// Rows of jobs in the form of an older version: they are taken into memory, and written anew.
     old: Vec<Row>,
@@ -108,16 +107,16 @@ impl Survey {
         }
         if let Some(LiveRow::Spec(id, _, spec)) = LiveRow::read_spec(&std::mem::take(&mut self.spec))?
             // A checkpoint that was cut short may have left one without the other: the log has it.
-            && let Some((at, core)) = self.cores.remove(&id)
+            && let Some(standing) = self.cores.remove(&id)
         {
-            self.index.put(id, at, &spec, &core);
+            self.index.put(id, &spec, standing);
         }
         Ok(())
     }
 
     fn other(&mut self, row: &Row) -> Result<(), String> {
         match LiveRow::read(row)? {
-            LiveRow::Core(id, at, core) => drop(self.cores.insert(id, (at, core))),
+            LiveRow::Core(id, at, core) => drop(self.cores.insert(id, Standing::of(at, &core))),
             LiveRow::Last(last) => self.last = last,
             LiveRow::Spec(..) | LiveRow::History(..) => {}
         }
@@ -168,8 +167,7 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
     let mut replay = Replay::from_rows(&rows, opened.report.checkpoint_unfinished).map_err(damaged)?;
     replay.reaches(survey.last);
     // What an older version wrote is written anew, whole.
-    let on_shelf: BTreeSet<JobId> =
-        replay.jobs.map.keys().copied().filter(|id| !old.contains(id)).collect();
+    let on_shelf: BTreeSet<JobId> = replay.jobs.map.keys().copied().filter(|id| !old.contains(id)).collect();
     let mut ended = survey.ended;
     let mut feed = Feed::new(opened.report.checkpoint.0);
     let quiet = tail.len().saturating_sub(super::feed::EVENTS_MAX);

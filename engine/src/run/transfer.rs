@@ -22,8 +22,8 @@ use futures_util::stream::{BoxStream, StreamExt};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock, mpsc};
 
 use super::staging::{SnapshotSource, changed, local};
-use crate::job::step::LocalFault;
 use crate::job::ChecksumAlgorithm;
+use crate::job::step::LocalFault;
 use crate::ports::{Clock, Disk, File, NetErrorKind, Ports, ResponseBody};
 use crate::schedule::limit::Bucket;
 
@@ -259,9 +259,8 @@ impl Upload {
                 let (file, pool, ports) = (Arc::clone(&file), pool.clone(), ports.clone());
                 let (fault, source) = (Arc::clone(&fault), Arc::clone(&source));
                 async move {
-                    let read = ports
-                        .block(move |disk| Ok(read_piece(disk, &*file, &piece, &source, &pool)))
-                        .await?;
+                    let read =
+                        ports.block(move |disk| Ok(read_piece(disk, &*file, &piece, &source, &pool))).await?;
                     read.map_err(|why| {
                         let error = io::Error::other(format!("{why:?}"));
                         *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);

@@ -5,7 +5,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::job::record::{archive_rows, key_row, live_rows, meta_row};
-use crate::job::{JobSpec, Outcome, Phase, Proof, SuspendCause, Token};
+use crate::job::{Core, JobSpec, Outcome, Phase, Proof, SuspendCause, Token};
+use crate::ports::WallMs;
 use crate::protocol::ProtocolId;
 
 fn job(id: u64, key: Option<&str>) -> Job {
@@ -90,7 +91,7 @@ fn version_1() -> Vec<(RowKey, Vec<u8>)> {
         digits.map(|two| u8::from_str_radix(two, 16).expect("hex")).collect()
     };
     let spec = "09010a687474703a2f2f682f66022f6100000101010203080a0101000a0001010101010101010101010101010101";
-    let (paused, ended) = ("0a00010000000000000000010300" , "0a0600030165000000000000000001030000");
+    let (paused, ended) = ("0a00010000000000000000010300", "0a0600030165000000000000000001030000");
     let paused = format!("{paused}00");
     let history = "0109000861636365707465640000".trim_end_matches("00").to_owned() + "00";
     let rows = [(1, paused.as_str()), (2, ended)].into_iter().flat_map(|(id, core)| {
