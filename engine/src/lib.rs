@@ -51,9 +51,10 @@ pub use view::{Cause, Event, JobLog, JobView};
 /// What a simulation of the whole engine needs. Not part of the stable interface.
 #[cfg(feature = "sim")]
 pub mod sim {
-    pub use crate::job::record::{Record, live_rows};
+    pub use crate::job::record::{Jobs, Record, archive_rows, live_rows, meta_row};
     pub use crate::job::step::Transition;
-    pub use crate::job::{Fingerprint, Outcome, Phase};
+    pub use crate::job::{Core, Fingerprint, Job, JobSpec, Outcome, Phase, Proof, SuspendCause, Token};
     pub use crate::ports::*;
+    pub use crate::protocol::ProtocolId;
     pub use crate::run::shelf::Survey;
 }
