@@ -349,7 +349,7 @@ impl Runner {
             };
             self.next.extend(message);
         }
-        self.saved().await?;
+        self.saved()?;
         self.pass_deadlines(&mut round).await?;
         self.probe_space(&mut round).await?;
         self.admit().await?;
@@ -732,7 +732,7 @@ impl Runner {
         // Whoever is faster than the disk waits for it here: memory is not a place to keep jobs.
         while self.saving.is_under_way() && self.changed.len() > 4 * CHANGED_MAX {
             self.saving.ended().await;
-            self.saved().await?;
+            self.saved()?;
             if self.is_save_due() {
                 self.save().await?;
             }
@@ -812,25 +812,24 @@ impl Runner {
         let live = self.live.get(&job.id).filter(|_| !job.state().is_terminal());
         let mut view = JobView::new(job, moved(live));
         let waits = self.schedule.waits_for(job.id, self.ports().clock.elapsed());
-        view.waits_for = waits.map(|wait| self.word(wait, job)).filter(|_| self.limits.admit);
+        view.waits_for = waits.map(|wait| word(wait, job)).filter(|_| self.limits.admit);
         view
     }
+}
 
-    fn word(&self, wait: Wait, job: &Job) -> String {
-        match wait {
-            Wait::Slot => "a free slot",
-            Wait::Host => "a free slot of its host",
-            Wait::Direction if job.spec.direction() == crate::job::Direction::Upload => {
-                "a free slot for uploads"
-            }
-            Wait::Direction => "a free slot for downloads",
-            Wait::Copy => "room for its staging copy",
-            Wait::Space => "space on the disk",
-            Wait::Network => "the network",
-            Wait::Time if job.core.offline > 0 => "the network",
-            Wait::Time if job.core.retry_at.is_some() => "its next attempt",
-            Wait::Time => "its time",
-        }
-        .to_owned()
+/// What a job waits for, in words.
+fn word(wait: Wait, job: &Job) -> String {
+    match wait {
+        Wait::Slot => "a free slot",
+        Wait::Host => "a free slot of its host",
+        Wait::Direction if job.spec.direction() == crate::job::Direction::Upload => "a free slot for uploads",
+        Wait::Direction => "a free slot for downloads",
+        Wait::Copy => "room for its staging copy",
+        Wait::Space => "space on the disk",
+        Wait::Network => "the network",
+        Wait::Time if job.core.offline > 0 => "the network",
+        Wait::Time if job.core.retry_at.is_some() => "its next attempt",
+        Wait::Time => "its time",
     }
+    .to_owned()
 }

@@ -75,6 +75,7 @@ pub struct Slots {
 
 impl Slots {
     /// A limit of all jobs and no others.
+    #[cfg(test)]
     pub fn of(concurrent: usize) -> Self {
         Self { concurrent, per_host: usize::MAX, uploads: usize::MAX, downloads: usize::MAX }
     }
@@ -399,7 +400,9 @@ impl Schedule {
             });
             // Whoever could have gone but for the size of its copy was passed over by the one that goes.
             if found.is_some() {
-                passed.into_iter().for_each(|job| self.pass_over(job));
+                for job in passed {
+                    self.pass_over(job);
+                }
             }
             if let Some(job) = found
                 && let Some(Place::Ready(wish)) = self.place.get(&job)

@@ -106,7 +106,7 @@ impl Runner {
     }
 
     /// Whether an unfinished job is wanted, as far as the index tells.
-    fn is_wanted(&self, brief: &Brief, jobs: &Selection, group: Option<GroupId>) -> bool {
+    fn is_wanted(brief: &Brief, jobs: &Selection, group: Option<GroupId>) -> bool {
         (jobs.group.is_none() || group.is_some() && brief.group == group)
             && (jobs.states.is_empty() || jobs.states.contains(&brief.state))
             && jobs.since.is_none_or(|since| brief.changed_at >= since)
@@ -205,7 +205,7 @@ impl Runner {
     fn wanted_here(&self, jobs: &Selection, stretch: Stretch, limit: usize) -> Vec<JobId> {
         let bounds = (Bound::Included(stretch.from), Bound::Included(stretch.to));
         let group = jobs.group.as_ref().and_then(|group| self.index.group(group));
-        let unfinished = self.index.range(bounds).filter(|(_, brief)| self.is_wanted(brief, jobs, group));
+        let unfinished = self.index.range(bounds).filter(|(_, brief)| Self::is_wanted(brief, jobs, group));
         let ended = self.jobs.map.range(bounds).filter(|(_, job)| job.state().is_terminal());
         let ended = ended.filter(|(_, job)| jobs.fits(&JobView::new(job, 0))).map(|(id, _)| *id);
         let unfinished = unfinished.map(|(id, _)| id);
@@ -237,7 +237,7 @@ impl Runner {
             return Ok(Response::Counts { counts });
         }
         let group = jobs.group.as_ref().and_then(|group| self.index.group(group));
-        for (_, brief) in self.index.iter().filter(|(_, brief)| self.is_wanted(brief, jobs, group)) {
+        for (_, brief) in self.index.iter().filter(|(_, brief)| Self::is_wanted(brief, jobs, group)) {
             counts.add(brief.state);
         }
         let is_wanted = |state| jobs.states.is_empty() || jobs.states.contains(&state);
@@ -275,7 +275,7 @@ impl Runner {
                 (ended, Some(Stretch { from: JobId(1), to: JobId(u64::MAX), newest: false }))
             }
             (None, Change::Suspend | Change::Resume | Change::Cancel) => {
-                let wanted = self.index.iter().filter(|(_, brief)| self.is_wanted(brief, &jobs, group));
+                let wanted = self.index.iter().filter(|(_, brief)| Self::is_wanted(brief, &jobs, group));
                 (wanted.map(|(id, _)| id).collect(), None)
             }
         };
@@ -295,7 +295,8 @@ impl Runner {
 
     /// Whether there is a request for many jobs, and memory for more of what it changes.
     pub(super) fn may_go_on_with_bulk(&self) -> bool {
-        !self.bulk.is_empty() && !(self.saving.is_under_way() && self.changed.len() >= CHANGED_MAX)
+        let is_full = self.saving.is_under_way() && self.changed.len() >= CHANGED_MAX;
+        !self.bulk.is_empty() && !is_full
     }
 
     /// One slice of one request for many jobs.
@@ -315,14 +316,16 @@ impl Runner {
         let slice: Vec<JobId> = bulk.ids.drain(..bulk.ids.len().min(SLICE)).collect();
         self.ensure(slice.iter().copied()).await?;
         for id in slice {
-            match bulk.change {
-                Change::Remove => self.remove_one(id, &mut bulk, round).await?,
-                Change::Suspend => {
-                    self.change_one(id, Input::Suspend(SuspendCause::Requested), &mut bulk, round).await?
+            let input = match bulk.change {
+                Change::Remove => {
+                    self.remove_one(id, &mut bulk, round).await?;
+                    continue;
                 }
-                Change::Resume => self.change_one(id, Input::Resume, &mut bulk, round).await?,
-                Change::Cancel => self.change_one(id, Input::Cancel, &mut bulk, round).await?,
-            }
+                Change::Suspend => Input::Suspend(SuspendCause::Requested),
+                Change::Resume => Input::Resume,
+                Change::Cancel => Input::Cancel,
+            };
+            self.change_one(id, input, &mut bulk, round).await?;
         }
         if bulk.ids.is_empty() && bulk.archive.is_none() {
             round.answers.push(Answer::Changed(bulk));

@@ -26,7 +26,7 @@ use crate::secret::{CredentialRef, Secrets};
 const ODD_BODY_MAX: usize = 64 << 10;
 
 /// One request and what comes of it.
-pub struct Exchange {
+pub(super) struct Exchange {
     send: Send,
     snapshot: Option<SnapshotSource>,
     part: Option<Part>,
@@ -54,7 +54,7 @@ enum Failure {
 
 impl Exchange {
     /// For a request of this job.
-    pub fn new(
+    pub(super) fn new(
         job: &Job,
         send: Send,
         stage_dir: &std::path::Path,
@@ -87,7 +87,7 @@ impl Exchange {
     }
 
     /// Sends it, and says what comes back.
-    pub async fn run(mut self, hand: &Hand) {
+    pub(super) async fn run(mut self, hand: &Hand) {
         let lane = self.send.lane;
         let (sink, fault) = (self.send.sink, transfer::FaultSlot::default());
         let answered = self.request(hand, &fault).await;
@@ -138,7 +138,7 @@ impl Exchange {
     }
 
     /// What keeps the end of a form back, if this is one.
-    pub fn tail(&self) -> Option<Arc<Tail>> {
+    pub(super) fn tail(&self) -> Option<Arc<Tail>> {
         matches!(self.send.body, Body::Form { .. }).then(|| Arc::clone(&self.tail))
     }
 

@@ -43,11 +43,6 @@ impl Feed {
         Self { kept: VecDeque::new(), floor, last: floor, listeners: broadcast::channel(EVENTS_MAX).0 }
     }
 
-    /// The number of the last event.
-    pub fn last(&self) -> u64 {
-        self.last
-    }
-
     /// Something happened to a job.
     pub fn tell(&mut self, number: u64, what: String, job: &Job) {
         self.tell_view(number, what, JobView::new(job, 0));
@@ -128,7 +123,7 @@ mod tests {
         assert_eq!((numbers(&since), since.missed), (vec![13, 14, 15], false));
         assert_eq!(numbers(&feed.listen(Some(10), &Selection::group("g"))), [13]);
         assert_eq!(numbers(&feed.listen(None, &Selection::all())), [0; 0]);
-        assert_eq!(feed.last(), 15);
+        assert_eq!(feed.listen(None, &Selection::all()).last, 15);
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Runner {
     }
 
     /// After a checkpoint: what is at rest leaves memory.
-    pub(super) async fn saved(&mut self) -> Result<(), String> {
+    pub(super) fn saved(&mut self) -> Result<(), String> {
         let Some(result) = self.saving.ended.take() else { return Ok(()) };
         result?;
         for id in std::mem::take(&mut self.saving.gone) {

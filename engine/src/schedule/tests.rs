@@ -314,7 +314,8 @@ proptest! {
         for (job, wish) in (0..).zip(wishes) {
             schedule.ready(JobId(job), wish);
         }
-        for _ in 0..left {
+        let turns = left;
+        for _ in 0..turns {
             for job in schedule.admit(NOW) {
                 left -= 1;
                 schedule.remove(job);

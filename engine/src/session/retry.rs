@@ -25,12 +25,11 @@ impl Engine {
     pub(super) async fn retry(&self, jobs: Selection) -> Response {
         let named = jobs.ids.clone();
         let (mut changed, mut skipped) = (Vec::new(), Vec::new());
-        let candidates = match &named {
-            Some(ids) => ids.clone(),
-            None => {
-                let failed = jobs.in_states([JobState::Failed]);
-                self.list(failed).await.iter().map(|view| view.id).collect()
-            }
+        let candidates = if let Some(ids) = &named {
+            ids.clone()
+        } else {
+            let failed = jobs.in_states([JobState::Failed]);
+            self.list(failed).await.iter().map(|view| view.id).collect()
         };
         let followed = self.followed(candidates.iter().min().copied()).await;
         for slice in candidates.chunks(SLICE) {

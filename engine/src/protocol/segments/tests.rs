@@ -14,6 +14,10 @@ use crate::protocol::get::state::Validator;
 
 mod model;
 
+/// A reply's status and headers, and what is to come of them.
+type Answer<'a, T> = (u16, &'a [(&'a str, &'a str)], T);
+type Judged<'a> = (u16, &'a [(&'a str, &'a str)], bool, bool);
+
 const URL: &str = "https://files.example/a.bin?sig=secret";
 const MIRRORS: [&str; 2] = ["https://one.example/a.bin?sig=secret", "https://two.example/a.bin"];
 const MIB: u64 = 1 << 20;
@@ -172,7 +176,7 @@ fn a_file_that_is_worth_it_is_split_and_the_first_body_is_its_first_chunk() {
 fn a_lead_s_answer_is_taken_only_as_asked_and_of_the_same_file() {
     let asked = split(&facts(None));
     let range = |range: &'static str| [("content-range", range), TAG];
-    let rows: &[(u16, &[(&str, &str)], &str)] = &[
+    let rows: &[Answer<'_, &str>] = &[
         (206, &range("bytes 2097152-4194303/8388608"), "1:store 2M+2M"),
         (206, &range("bytes 2097152-3145727/8388608"), "1:store 2M+1M"),
         (206, &range("bytes 2097152-4194303/*"), "1:store 2M+2M"),
@@ -362,7 +366,7 @@ fn a_mirror_takes_part_only_when_it_has_the_same_file() {
     let (same, other) = (sha256_header(1), sha256_header(2));
     let ours = ("content-range", "bytes 4194304-8388607/8388608");
     let theirs = ("etag", "\"their-own\"");
-    let rows: &[(u16, &[(&str, &str)], bool, bool)] = &[
+    let rows: &[Judged<'_>] = &[
         // Status, headers; taken without a digest to compare at the end; taken with one.
         (206, &[ours, TAG], true, true),
         (206, &[ours, theirs], false, true),

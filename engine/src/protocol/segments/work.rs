@@ -132,7 +132,7 @@ impl<'a> Shift<'a> {
                 self.settle()
             }
             Answer::Changed(why) => self.over(why),
-            Answer::Whole(why) => self.one_stream(from, why),
+            Answer::Whole(why) => self.one_stream(from, &why),
             Answer::Drop(why) => self.drop_source(lane, from, &why),
             Answer::Again(retry) => self.failed(lane, from, &retry),
             Answer::No(next) => self.refused(lane, from, next),
@@ -276,7 +276,7 @@ impl<'a> Shift<'a> {
     }
 
     /// The lead does no ranges: all lanes are halted, and it is asked for the whole from then on.
-    fn one_stream(self, source: u16, why: String) -> Step<State> {
+    fn one_stream(self, source: u16, why: &str) -> Step<State> {
         let tally = Tally { whole: true, ..self.work.tally };
         let state = State::Single { source, get: get::State::Asking { tally } };
         step(state, Next::Retry(Retry::because(format!("{why}; once more in one stream"))), None)

@@ -191,12 +191,12 @@ proptest! {
     #[test]
     fn two_stores_side_by_side_make_one_file(
         len in 1usize..12 << 20,
-        middle in 0.0f64..1.0,
+        middle in 0usize..1000,
         pieces in (1000usize..3 << 20, 1000usize..3 << 20),
         broken in any::<bool>(),
     ) {
         let whole = pattern(len, 0);
-        let middle = (len as f64 * middle) as usize;
+        let middle = len * middle / 1000;
         let bench = Bench::new(&vec![0xee; len]);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         // The second body breaks off half-way, or comes whole.

@@ -115,8 +115,8 @@ impl Server {
             Some((from, last)) => {
                 let from: u64 = from.parse().unwrap();
                 let to = last.parse::<u64>().map_or(len, |last| len.min(last + 1)).min(from + self.most);
-                let some = format!("bytes {from}-{}/{len}", to - 1);
-                headers.push(("content-range", &some));
+                let range = format!("bytes {from}-{}/{len}", to - 1);
+                headers.push(("content-range", &range));
                 (reply(lane, 206, &headers), Some((self.content, from..to)))
             }
         }
@@ -129,7 +129,7 @@ fn content_len(base: u64, content: u8) -> u64 {
 
 #[derive(Clone, Debug)]
 enum Exchange {
-    Sent(Send),
+    Sent(Box<Send>),
     Held { source: usize, content: u8, body: Range<u64> },
     Storing { source: usize, content: u8, at: u64, until: u64 },
 }
@@ -208,7 +208,7 @@ impl World {
             match effect {
                 Effect::Send(send) => {
                     let lane = send.lane;
-                    let before = self.exchanges.insert(lane, Exchange::Sent(*send));
+                    let before = self.exchanges.insert(lane, Exchange::Sent(send));
                     assert!(matches!(before, None | Some(Exchange::Held { .. })), "two on lane {lane}");
                     assert!(!self.paused.contains(&lane), "lane {lane} waits and asks");
                 }
@@ -278,14 +278,12 @@ impl World {
             return vec![Input::Digested { algorithm, digest: self.hash() }];
         }
         let at = pick % (self.exchanges.len() + self.paused.len());
-        match self.exchanges.keys().nth(at).copied() {
-            Some(lane) => self.move_on(lane, fate),
-            None => {
-                let lane = self.paused.iter().nth(at - self.exchanges.len()).copied().unwrap();
-                self.paused.remove(&lane);
-                vec![Input::Woken { lane }]
-            }
+        if let Some(lane) = self.exchanges.keys().nth(at).copied() {
+            return self.move_on(lane, fate);
         }
+        let lane = self.paused.iter().nth(at - self.exchanges.len()).copied().unwrap();
+        self.paused.remove(&lane);
+        vec![Input::Woken { lane }]
     }
 
     fn move_on(&mut self, lane: u16, fate: Fate) -> Vec<Input> {
@@ -316,7 +314,7 @@ impl World {
                 }
             }
             Exchange::Storing { source, content, at, until } => {
-                let (share, goes_on, last) = match fate {
+                let (share, goes_on, is_last) = match fate {
                     Fate::Cut(share) => (share, false, false),
                     Fate::Some(share) => (share, true, false),
                     Fate::Kind | Fate::Busy => (1000, true, true),
@@ -325,12 +323,12 @@ impl World {
                 let to = at + (until - at) * share / 1000;
                 self.write(at..to, content);
                 let mut inputs = Vec::new();
-                if to > at || last {
-                    inputs.push(Input::Synced { lane, extent: at..to, last });
+                if to > at || is_last {
+                    inputs.push(Input::Synced { lane, extent: at..to, last: is_last });
                 }
                 if !goes_on {
                     inputs.push(lost(NetErrorKind::Broken));
-                } else if !last {
+                } else if !is_last {
                     self.exchanges.insert(lane, Exchange::Storing { source, content, at: to, until });
                 }
                 inputs
@@ -364,8 +362,8 @@ impl World {
                 .map(|chunk| work.span(chunk).start..work.rest(chunk).start)
                 .filter(|claimed| !claimed.is_empty())
                 .collect(),
-            State::Verifying { work, .. } => vec![0..work.total()],
-            State::Single { get, .. } => vec![0..get::extent(get).0],
+            State::Verifying { work, .. } => std::iter::once(0..work.total()).collect(),
+            State::Single { get, .. } => std::iter::once(0..get::extent(get).0).collect(),
             State::Asking { .. } | State::Complete { .. } => return,
         };
         let contents: BTreeSet<u8> =
