@@ -32,7 +32,7 @@ async fn main() -> Outcome {
             break;
         }
     }
-    while job.view().await.is_some_and(|view| view.done < 5 << 20) {
+    while job.view().await?.is_some_and(|view| view.done < 5 << 20) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let paused = job.suspend().await?;
@@ -41,9 +41,9 @@ async fn main() -> Outcome {
 
     // The second life: the session is found again by its directory, and with it the job.
     let session = Session::open(options).await?;
-    for view in session.jobs().await {
+    for view in session.jobs().await? {
         println!("found job {} again, {} at {} bytes", view.id, view.state, view.done);
-        let Some(job) = session.job(view.id).await else { continue };
+        let Some(job) = session.job(view.id).await? else { continue };
         job.resume().await?;
         let ended = job.wait().await?;
         println!("job {} is {}: {:?}", ended.id, ended.state, ended.file);

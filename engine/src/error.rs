@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::control::Response;
 use crate::job::JobId;
 
 /// Why a session did not open. Nothing was sent and nothing deleted.
@@ -143,4 +144,26 @@ pub enum ChangeError {
     /// The session is closing or its journal failed.
     #[error("{0}")]
     Closed(String),
+}
+
+impl From<SessionClosed> for ChangeError {
+    fn from(closed: SessionClosed) -> Self {
+        Self::Closed(closed.0)
+    }
+}
+
+/// The session is closing or its journal failed, as the text says: nothing more can be known of its jobs until it is
+/// opened again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SessionClosed(pub String);
+
+impl From<Response> for SessionClosed {
+    /// For an answer to a look: only a session that ends gives another than was asked for.
+    fn from(response: Response) -> Self {
+        match response {
+            Response::Refused { text, .. } => Self(text),
+            other => Self(format!("the session gave an answer to another question: {other:?}")),
+        }
+    }
 }

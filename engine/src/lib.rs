@@ -34,7 +34,7 @@ mod secret;
 mod session;
 mod view;
 
-pub use error::{ChangeError, OpenError, SubmitError};
+pub use error::{ChangeError, OpenError, SessionClosed, SubmitError};
 pub use job::{
     Checksum, ChecksumAlgorithm, Direction, Form, HistoryEntry, HttpOptions, JobId, JobState,
     PRIORITY_DEFAULT, PRIORITY_MAX, StageMode, TransportOptions,
@@ -43,7 +43,7 @@ pub use ports::WallMs;
 pub use run::Closed;
 pub use secret::{CredentialRef, Redacted, Secrets};
 pub use session::{
-    ATTEMPTS_MAX_DEFAULT, EventStream, JobHandle, Session, SessionOptions, Submission, Transfer,
+    ATTEMPTS_MAX_DEFAULT, Changes, EventStream, JobHandle, Session, SessionOptions, Submission, Transfer,
     UploadProtocol, session_dir,
 };
 pub use view::{Cause, Event, JobLog, JobView};

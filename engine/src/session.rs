@@ -5,12 +5,15 @@
 //! a session open serves its control socket. Several sessions fit into one process; each has a
 //! directory of its own.
 
+mod events;
+mod handle;
+mod many;
 mod retry;
 pub(crate) use retry::may_follow;
 mod specify;
 mod submission;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,21 +23,23 @@ use longhaul_journal::{Journal, OpenReport, Opened};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+pub use events::EventStream;
+pub use handle::JobHandle;
+pub use many::Changes;
 pub use submission::{SessionOptions, Submission, Transfer, UploadProtocol};
 
 use crate::control::{self, Acceptance, Query, Request, Response, SUBMIT_MAX, Selection};
-use crate::error::{OpenError, SubmitError};
+use crate::error::{OpenError, SessionClosed, SubmitError};
 use crate::job::record::{Jobs, Replay};
 use crate::job::step::Transition;
 use crate::job::{Job, JobId};
 use crate::os::home::{self, Home, Lock};
 use crate::ports::Ports;
-use crate::run::feed::{self, Backlog};
 use crate::run::shelf::{self, Found, Survey};
 use crate::run::staging::Kept;
 use crate::run::{Ask, CHECKPOINT_BYTES, Change, Closed, Limits, Message, Order, Runner, Wiring, staging};
 use crate::schedule::Slots;
-use crate::view::{Event, JobLog, JobView};
+use crate::view::{Event, JobView};
 
 /// Failures in a row after which a job is suspended, where nothing else is asked for.
 pub const ATTEMPTS_MAX_DEFAULT: u32 = 10;
@@ -202,31 +207,66 @@ impl Session {
     /// [`SubmitError`]: there is no job.
     pub async fn submit(&self, submission: Submission) -> Result<JobHandle, SubmitError> {
         let (job, _) = self.inner.engine.submit(submission).await?;
-        Ok(JobHandle { session: self.clone(), id: job.id })
+        Ok(JobHandle::new(self.clone(), job.id))
     }
 
-    /// A job by its number.
-    pub async fn job(&self, id: JobId) -> Option<JobHandle> {
-        let known = !self.inner.engine.list(Selection::ids([id])).await.is_empty();
-        known.then(|| JobHandle { session: self.clone(), id })
+    /// A job by its number; `None` if there is none, or it is past retention.
+    ///
+    /// Cancellation: a look, and no more.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionClosed`]: whether there is one is known when the session is opened again.
+    pub async fn job(&self, id: JobId) -> Result<Option<JobHandle>, SessionClosed> {
+        let known = !self.inner.engine.list(Selection::ids([id])).await?.is_empty();
+        Ok(known.then(|| JobHandle::new(self.clone(), id)))
     }
 
     /// All jobs, in order of their numbers. With very many of them, [`Session::page`] is better.
-    pub async fn jobs(&self) -> Vec<JobView> {
+    ///
+    /// Cancellation: a look, and no more.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionClosed`]: nothing is known of the jobs until the session is opened again.
+    pub async fn jobs(&self) -> Result<Vec<JobView>, SessionClosed> {
         self.inner.engine.list(Selection::all()).await
     }
 
     /// The jobs of a selection, in order of their numbers.
-    pub async fn select(&self, jobs: Selection) -> Vec<JobView> {
+    ///
+    /// Cancellation: a look, and no more.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionClosed`]: nothing is known of the jobs until the session is opened again.
+    pub async fn select(&self, jobs: Selection) -> Result<Vec<JobView>, SessionClosed> {
         self.inner.engine.list(jobs).await
     }
 
     /// A page of jobs, and the number to go on after (before, with [`Query::newest`]) if there may be more.
-    pub async fn page(&self, query: Query) -> (Vec<JobView>, Option<JobId>) {
-        match self.inner.engine.call(Request::List { query }).await {
-            Response::Jobs { jobs, more } => (jobs, more),
-            _ => (Vec::new(), None),
-        }
+    ///
+    /// ```no_run
+    /// # async fn example(session: longhaul::Session) -> Result<(), longhaul::SessionClosed> {
+    /// use longhaul::control::{Query, Selection};
+    ///
+    /// let mut query = Query { limit: Some(100), ..Selection::group("movies").into() };
+    /// loop {
+    ///     let (jobs, more) = session.page(query.clone()).await?;
+    ///     jobs.iter().for_each(|job| println!("{} {}", job.id, job.state));
+    ///     let Some(last) = more else { break };
+    ///     query.after = Some(last);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Cancellation: a look, and no more.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionClosed`]: nothing is known of the jobs until the session is opened again.
+    pub async fn page(&self, query: Query) -> Result<(Vec<JobView>, Option<JobId>), SessionClosed> {
+        self.inner.engine.page(query).await
     }
 
     /// Accepts many jobs, each by itself, with few waits for the disk; resolves once those that were accepted are
@@ -434,14 +474,7 @@ impl Engine {
     }
 
     pub(crate) fn events(&self) -> EventStream {
-        EventStream {
-            backlog: VecDeque::new(),
-            missed: false,
-            heard: 0,
-            jobs: Selection::all(),
-            next: self.events.subscribe(),
-            closed: self.closed.clone(),
-        }
+        EventStream::live(self.events.subscribe(), Selection::all(), self.closed.clone())
     }
 
     pub(crate) async fn listen(&self, after: Option<u64>, jobs: Selection) -> EventStream {
@@ -453,11 +486,9 @@ impl Engine {
         };
         let closed = self.closed.clone();
         match backlog {
-            Some(Backlog { events, missed, last, next }) => {
-                EventStream { backlog: events, missed, heard: last, jobs, next, closed }
-            }
+            Some(backlog) => EventStream::resumed(backlog, jobs, closed),
             // It is closing: the stream says so at once.
-            None => EventStream { jobs, ..self.events() },
+            None => EventStream::live(self.events.subscribe(), jobs, closed),
         }
     }
 
@@ -485,7 +516,7 @@ impl Engine {
     pub(crate) async fn call(&self, request: Request) -> Response {
         let ask = match request {
             Request::Owner => {
-                let event = self.listen(None, Selection::all()).await.heard;
+                let event = self.listen(None, Selection::all()).await.heard();
                 return Response::Owner { pid: std::process::id(), event };
             }
             Request::Submit { submission } => {
@@ -536,17 +567,21 @@ impl Engine {
     }
 
     /// All pages of a selection.
-    async fn list(&self, jobs: Selection) -> Vec<JobView> {
+    async fn list(&self, jobs: Selection) -> Result<Vec<JobView>, SessionClosed> {
         let mut all = Vec::new();
         let mut query = Query::from(jobs);
         loop {
-            let ask = Ask::List(query.clone());
-            let Response::Jobs { jobs, more } = self.send(|answer| Message::Ask { ask, answer }).await else {
-                return all;
-            };
+            let (jobs, more) = self.page(query.clone()).await?;
             all.extend(jobs);
-            let Some(after) = more else { return all };
+            let Some(after) = more else { return Ok(all) };
             query.after = Some(after);
+        }
+    }
+
+    async fn page(&self, query: Query) -> Result<(Vec<JobView>, Option<JobId>), SessionClosed> {
+        match self.send(|answer| Message::Ask { ask: Ask::List(query), answer }).await {
+            Response::Jobs { jobs, more } => Ok((jobs, more)),
+            other => Err(SessionClosed::from(other)),
         }
     }
 
@@ -561,10 +596,12 @@ impl Engine {
         let order = self.order(submission, None).await?;
         match self.hand_in(vec![order]).await?.pop() {
             Some(Acceptance::Accepted { id, existing }) => {
-                let job = self.list(Selection::ids([id])).await.pop();
-                job.map(|job| (job, existing)).ok_or_else(|| {
-                    SubmitError::Closed(format!("job {id} was accepted; the session is closing"))
-                })
+                let look = self.list(Selection::ids([id])).await;
+                let job = look.map_err(|SessionClosed(why)| {
+                    SubmitError::Closed(format!("job {id} was accepted, then {why}"))
+                })?;
+                let gone = || SubmitError::Key(format!("job {id}, which has the key, was just removed"));
+                job.into_iter().next().map(|job| (job, existing)).ok_or_else(gone)
             }
             Some(Acceptance::Refused { kind, text }) => Err(SubmitError::from_kind(&kind, text)),
             None => Err(SubmitError::Closed("the session is closing".to_owned())),
@@ -600,146 +637,6 @@ impl Engine {
             return Ok(results);
         }
         Err(SubmitError::Closed(self.why_closed().await))
-    }
-}
-
-/// Events of a session.
-#[derive(Debug)]
-pub struct EventStream {
-    backlog: VecDeque<Arc<Event>>,
-    missed: bool,
-    /// Events up to this number have been told, or are in the backlog.
-    heard: u64,
-    jobs: Selection,
-    next: broadcast::Receiver<Arc<Event>>,
-    closed: watch::Receiver<Option<Closed>>,
-}
-
-impl EventStream {
-    /// The next [`Response::Event`], or [`Response::Missed`] after falling too far behind; `None` when
-    /// the session is over. Cancellation-safe: a dropped call loses no event.
-    pub async fn next(&mut self) -> Option<Response> {
-        if std::mem::take(&mut self.missed) {
-            return Some(Response::Missed { events: 0 });
-        }
-        if let Some(event) = self.backlog.pop_front() {
-            return Some(told(&event));
-        }
-        loop {
-            tokio::select! {
-                biased;
-                event = self.next.recv() => match event {
-                    Ok(event) if event.number > self.heard && feed::fits(&self.jobs, &event) => {
-                        return Some(told(&event));
-                    }
-                    Ok(_) => {}
-                    Err(broadcast::error::RecvError::Lagged(events)) => {
-                        return Some(Response::Missed { events });
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                },
-                _ = self.closed.wait_for(Option::is_some) => return None,
-            }
-        }
-    }
-}
-
-fn told(event: &Event) -> Response {
-    Response::Event { event: Box::new(event.clone()) }
-}
-
-/// One job of an open session.
-#[derive(Clone, Debug)]
-pub struct JobHandle {
-    session: Session,
-    id: JobId,
-}
-
-impl JobHandle {
-    /// Its number.
-    pub fn id(&self) -> JobId {
-        self.id
-    }
-
-    /// The job as it is now; `None` once it is past retention.
-    pub async fn view(&self) -> Option<JobView> {
-        self.session.inner.engine.list(Selection::ids([self.id])).await.pop()
-    }
-
-    /// Its journaled history.
-    pub async fn log(&self) -> Option<JobLog> {
-        match self.session.call(Request::Log { id: self.id }).await {
-            Response::Log { log } => Some(*log),
-            _ => None,
-        }
-    }
-
-    /// Suspends it; durable, and its bytes stopped, when this resolves. Other jobs go on.
-    ///
-    /// # Errors
-    ///
-    /// [`ChangeError`](crate::ChangeError): it stays as it was.
-    pub async fn suspend(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Suspend { jobs: Selection::ids([self.id]) }).await
-    }
-
-    /// Takes it up again.
-    ///
-    /// # Errors
-    ///
-    /// [`ChangeError`](crate::ChangeError): it stays as it was.
-    pub async fn resume(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Resume { jobs: Selection::ids([self.id]) }).await
-    }
-
-    /// Cancels it; durable when this resolves. It is `failed` when everything it held is freed: wait for
-    /// that with [`JobHandle::wait`].
-    ///
-    /// # Errors
-    ///
-    /// [`ChangeError`](crate::ChangeError): it stays as it was.
-    pub async fn cancel(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Cancel { jobs: Selection::ids([self.id]) }).await
-    }
-
-    async fn change(&self, request: Request) -> Result<JobView, crate::ChangeError> {
-        use crate::ChangeError;
-        match self.session.call(request).await {
-            Response::Changed { mut jobs, mut skipped, .. } => match (jobs.pop(), skipped.pop()) {
-                (Some(job), _) => Ok(job),
-                (None, Some(skipped)) => Err(ChangeError::Left { id: self.id, why: skipped.why }),
-                (None, None) => Err(ChangeError::Left { id: self.id, why: "it is past".to_owned() }),
-            },
-            Response::Refused { kind, text } if kind == "journal" => Err(ChangeError::Closed(text)),
-            Response::Refused { text, .. } => Err(ChangeError::Left { id: self.id, why: text }),
-            other => Err(ChangeError::Closed(format!("{other:?}"))),
-        }
-    }
-
-    /// Waits until the job is completed or failed. Dropping the future loses nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`ChangeError::Closed`](crate::ChangeError::Closed): the session ended first; the job goes on when it
-    /// is opened again.
-    pub async fn wait(&self) -> Result<JobView, crate::ChangeError> {
-        let mut events = self.session.events();
-        loop {
-            // Subscribed before the look, so that no end can fall between.
-            let Some(job) = self.view().await else {
-                return Err(crate::ChangeError::Closed("the session is closing".to_owned()));
-            };
-            if job.state.is_terminal() {
-                return Ok(job);
-            }
-            loop {
-                match events.next().await {
-                    Some(Response::Event { event }) if event.job.id != self.id => {}
-                    Some(_) => break,
-                    None => return Err(crate::ChangeError::Closed("the session has ended".to_owned())),
-                }
-            }
-        }
     }
 }
 
