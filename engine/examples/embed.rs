@@ -13,7 +13,7 @@ use std::time::Duration;
 use longhaul::control::Response;
 use longhaul::{JobState, Session, SessionOptions};
 
-type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Outcome {
@@ -55,7 +55,7 @@ async fn main() -> Outcome {
 }
 
 /// A server that answers ranged GETs, a little at a time, so that there is something to pause.
-fn serve_slowly(content: Vec<u8>) -> Outcome<String> {
+pub fn serve_slowly(content: Vec<u8>) -> Outcome<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}/movie.bin", listener.local_addr()?);
     std::thread::spawn(move || {

@@ -108,6 +108,13 @@ pub enum Message {
         /// `None`: there is none.
         answer: oneshot::Sender<Option<Box<Job>>>,
     },
+    /// The job that has a key.
+    Keyed {
+        /// Which.
+        key: String,
+        /// `None`: none has.
+        answer: oneshot::Sender<Option<Box<Job>>>,
+    },
     /// To hear what happens.
     Listen {
         /// What has been heard.
@@ -133,6 +140,8 @@ pub enum Order {
     },
     /// Refused already: its kind and text.
     Refused(String, String),
+    /// There is this job already, under its key.
+    Known(JobId),
 }
 
 /// How a session came to its end.
@@ -423,6 +432,17 @@ impl Runner {
                 let job = self.find(id).await?;
                 let _gone = answer.send(job.map(Box::new));
             }
+            Message::Keyed { key, answer } => {
+                let id = match self.keys.get(&key) {
+                    Some(id) => Some(*id),
+                    None => shelf::keyed(&self.journal, &[key]).await?.pop().flatten(),
+                };
+                let job = match id.filter(|id| !self.jobs.gone.contains(id)) {
+                    Some(id) => self.find(id).await?,
+                    None => None,
+                };
+                let _gone = answer.send(job.map(Box::new));
+            }
             Message::Listen { after, jobs, answer } => {
                 let _gone = answer.send(self.feed.listen(after, &jobs));
             }
@@ -450,6 +470,7 @@ impl Runner {
         for (order, known) in orders.into_iter().zip(keyed) {
             let result = match order {
                 Order::Refused(kind, text) => Acceptance::Refused { kind, text },
+                Order::Known(id) => Acceptance::Accepted { id, existing: true },
                 Order::Job { spec, secrets } => self.accept(spec, secrets, known, round).await?,
             };
             results.push(result);
@@ -462,7 +483,7 @@ impl Runner {
     async fn known_keys(&self, orders: &[Order]) -> Result<Vec<Option<JobId>>, String> {
         let key = |order: &Order| match order {
             Order::Job { spec, .. } => spec.key.clone(),
-            Order::Refused(..) => None,
+            Order::Refused(..) | Order::Known(_) => None,
         };
         let keys: Vec<String> = orders.iter().filter_map(key).collect();
         let mut found = if keys.is_empty() {

@@ -118,13 +118,16 @@ impl Session {
     ///
     /// Runs on the caller's tokio runtime, which needs its I/O and time drivers enabled.
     ///
+    /// Cancellation: no transfer is begun before this resolves. What has been begun of opening when the future is
+    /// dropped ends by itself; until then the session is [`OpenError::Owned`], by this process.
+    ///
     /// # Errors
     ///
     /// [`OpenError`]; nothing was sent and nothing deleted.
     pub async fn open(options: SessionOptions) -> Result<Self, OpenError> {
         let (dir, stage_budget) = (options.dir.clone(), options.stage_budget);
         let opening = tokio::task::spawn_blocking(move || open_files(&dir, stage_budget));
-        let (home, lock, opened, budget) =
+        let (home, budget, opened, lock) =
             opening.await.map_err(|error| OpenError::Journal(error.to_string()))??;
         let ports = crate::os::ports(crate::os::NetOptions::default()).map_err(|error| OpenError::Io {
             doing: "set up TLS".to_owned(),
@@ -133,9 +136,16 @@ impl Session {
         let listener = home::bind_socket(&home.socket())
             .map_err(|source| OpenError::Io { doing: format!("bind {}", home.socket().display()), source })?;
         let report = opened.report.clone();
-        let engine =
-            Engine::start(ports, opened, home.stage(), budget, &options, CHECKPOINT_BYTES, Some(lock))
-                .await?;
+        let engine = Engine::start(
+            Arc::new(Some(lock)),
+            ports,
+            opened,
+            home.stage(),
+            budget,
+            &options,
+            CHECKPOINT_BYTES,
+        )
+        .await?;
         let control = tokio::spawn(control::server::serve(listener, engine.clone())).abort_handle();
         Ok(Self { inner: Arc::new(Inner { engine, control: Some(control), dir: home.dir, report }) })
     }
@@ -158,7 +168,8 @@ impl Session {
         let dir = options.dir.clone();
         let stage_dir = dir.join("stage");
         let engine =
-            Engine::start(ports, opened, stage_dir, budget, &options, checkpoint_bytes, None).await?;
+            Engine::start(Arc::default(), ports, opened, stage_dir, budget, &options, checkpoint_bytes)
+                .await?;
         Ok(Self { inner: Arc::new(Inner { engine, control: None, dir, report }) })
     }
 
@@ -174,6 +185,8 @@ impl Session {
 
     /// Uploads a file; resolves once the job is durable.
     ///
+    /// Cancellation: as [`Session::submit`].
+    ///
     /// # Errors
     ///
     /// [`SubmitError`]: there is no job.
@@ -186,6 +199,8 @@ impl Session {
     }
 
     /// Downloads a file; resolves once the job is durable.
+    ///
+    /// Cancellation: as [`Session::submit`].
     ///
     /// # Errors
     ///
@@ -200,7 +215,21 @@ impl Session {
 
     /// Accepts a job; resolves once it is durable. From then on it survives SIGKILL and power cut.
     ///
-    /// Dropping the future before it resolves leaves open whether the job was accepted.
+    /// With a key ([`Submission::key`]), submitting again what was submitted before gives the job that there is, also
+    /// when it has ended:
+    ///
+    /// ```no_run
+    /// # async fn example(session: longhaul::Session) -> Result<(), Box<dyn std::error::Error>> {
+    /// use longhaul::Submission;
+    ///
+    /// let movie = Submission::upload("/data/movie.mp4", "https://example.org/files/").key("movie-4711");
+    /// let job = session.submit(movie.clone()).await?;
+    /// assert_eq!(session.submit(movie).await?.id(), job.id());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Cancellation: dropping the future leaves open whether the job was accepted; it exists whole or not at all. With
+    /// a key it can be submitted again all the same.
     ///
     /// # Errors
     ///
@@ -272,13 +301,28 @@ impl Session {
     /// Accepts many jobs, each by itself, with few waits for the disk; resolves once those that were accepted are
     /// durable. One answer for each submission, in their order.
     ///
-    /// Cancellation: dropping the future leaves open which of them were accepted. With keys
+    /// Cancellation: dropping the future leaves open whether they were accepted, all that can be or none. With keys
     /// ([`Submission::key`]) they can be submitted again all the same.
     pub async fn submit_all(&self, submissions: Vec<Submission>) -> Vec<Acceptance> {
         self.inner.engine.submit_all(submissions).await
     }
 
     /// Everything that happens from now on.
+    ///
+    /// ```no_run
+    /// # async fn example(session: longhaul::Session) {
+    /// use longhaul::control::Response;
+    ///
+    /// let mut events = session.events();
+    /// while let Some(told) = events.next().await {
+    ///     match told {
+    ///         Response::Event { event } => println!("job {}: {}", event.job.id, event.what),
+    ///         // Too slow: look at the jobs instead of at what happened to them.
+    ///         _ => println!("{:?}", session.jobs().await),
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub fn events(&self) -> EventStream {
         self.inner.engine.events()
     }
@@ -286,28 +330,63 @@ impl Session {
     /// What has happened to the selected jobs since the event with the number `after`, and what will: for who was
     /// away. Numbers ([`Event::number`]) rise over restarts too. If something in between is no longer known, the
     /// first item is [`Response::Missed`], and a list tells how things stand.
+    ///
+    /// Keep the last number where it survives a restart, and no event is lost or told twice:
+    ///
+    /// ```no_run
+    /// # async fn example(session: longhaul::Session) -> Result<(), Box<dyn std::error::Error>> {
+    /// use longhaul::control::{Response, Selection};
+    ///
+    /// let seen: Option<u64> = std::fs::read_to_string("seen").ok().and_then(|number| number.parse().ok());
+    /// let mut events = session.events_after(seen, Selection::group("movies")).await;
+    /// while let Some(told) = events.next().await {
+    ///     match told {
+    ///         Response::Event { event } => {
+    ///             println!("job {} is {}: {}", event.job.id, event.job.state, event.what);
+    ///             std::fs::write("seen", event.number.to_string())?;
+    ///         }
+    ///         // Away for too long: how things stand, instead of how they came to be.
+    ///         Response::Missed { .. } => println!("{:?}", session.select(Selection::group("movies")).await?),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Cancellation: nobody listens; what has happened can be asked for again.
     pub async fn events_after(&self, after: Option<u64>, jobs: Selection) -> EventStream {
         self.inner.engine.listen(after, jobs).await
     }
 
     /// Resolves when there has been nothing to do for so long: no job at work, waiting for its turn or its time, or
     /// for what clears by itself. Suspended jobs are nothing to do. Never resolves once the session is closed.
+    ///
+    /// Cancellation: the span begins anew with the next call.
     pub async fn idled(&self, span: Duration) {
         self.inner.engine.idled(span).await;
     }
 
     /// Answers what the control socket can be asked.
+    ///
+    /// Cancellation: as the method of the same name: once polled, what was asked for is done all the same.
     pub async fn call(&self, request: Request) -> Response {
         self.inner.engine.call(request).await
     }
 
-    /// Resolves when the engine has ended, by [`Session::shutdown`] or because the journal failed.
+    /// Resolves when the engine has ended, by [`Session::shutdown`] or because the journal failed; at once if it has
+    /// ended before.
+    ///
+    /// Cancellation: dropping the future changes nothing.
     pub async fn closed(&self) -> Closed {
         self.inner.engine.closed().await
     }
 
     /// Stops the engine and closes the journal; jobs keep the states they are in, and go on when the
-    /// session is opened again.
+    /// session is opened again. Resolves when another may open it. It ends for all clones and handles at once: what
+    /// they ask from then on is answered by [`SessionClosed`].
+    ///
+    /// Cancellation: once polled, it ends all the same; [`Session::closed`] of a clone tells when. Dropping the last
+    /// clone stops the engine too, without a way to wait for it.
     pub async fn shutdown(self) -> Closed {
         if let Some(control) = &self.inner.control {
             control.abort();
@@ -321,7 +400,7 @@ impl Session {
 fn open_files(
     dir: &Path,
     stage_budget: Option<u64>,
-) -> Result<(Home, Lock, Opened<Transition, Survey>, u64), OpenError> {
+) -> Result<(Home, u64, Opened<Transition, Survey>, Lock), OpenError> {
     let io =
         |source| OpenError::Io { doing: format!("prepare the session directory {}", dir.display()), source };
     let home = Home::prepare(dir).map_err(io)?;
@@ -335,7 +414,7 @@ fn open_files(
     };
     let options = longhaul_journal::Options::default();
     let opened = Journal::open_into(&home.journal(), options, Survey::new(budget))?;
-    Ok((home, lock, opened, budget))
+    Ok((home, budget, opened, lock))
 }
 
 fn free_bytes(dir: &Path) -> Result<u64, OpenError> {
@@ -365,6 +444,7 @@ async fn sweep(
     stage_dir: &Path,
     found: &Found,
     journal: &Journal<Transition>,
+    lock: Arc<Option<Lock>>,
 ) -> Result<(), OpenError> {
     let dir = stage_dir.to_owned();
     let listed = ports.block(move |disk| disk.list(&dir)).await;
@@ -377,6 +457,8 @@ async fn sweep(
     let last = found.jobs.last.0;
     let dir = stage_dir.to_owned();
     let swept = ports.block(move |disk| {
+        // Opening may be given up meanwhile, and this call not: the next owner's files must not meet it.
+        let _held = lock;
         let newer =
             disk.list(&dir)?.into_iter().find(|path| staging::number(path).is_some_and(|job| job > last));
         match newer {
@@ -420,17 +502,18 @@ async fn needed(found: &Found, journal: &Journal<Transition>, id: JobId) -> Resu
 }
 
 impl Engine {
+    /// `lock` goes last, whenever this is given up: who has it finds the journal closed.
     async fn start(
+        lock: Arc<Option<Lock>>,
         ports: Ports,
         mut opened: Opened<Transition, Survey>,
         stage_dir: PathBuf,
         stage_budget: u64,
         options: &SessionOptions,
         checkpoint_bytes: u64,
-        lock: Option<Lock>,
     ) -> Result<Self, OpenError> {
         let found = shelf::replay(&mut opened, stage_budget).await?;
-        sweep(&ports, &stage_dir, &found, &opened.journal).await?;
+        sweep(&ports, &stage_dir, &found, &opened.journal, Arc::clone(&lock)).await?;
         let limits = Limits {
             slots: Slots {
                 concurrent: options.concurrent,
@@ -592,8 +675,15 @@ impl Engine {
         answered.await.ok().flatten()
     }
 
+    /// The job that has this key.
+    async fn keyed(&self, key: String) -> Option<Box<Job>> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.send(Message::Keyed { key, answer }).ok()?;
+        answered.await.ok().flatten()
+    }
+
     async fn submit(&self, submission: Submission) -> Result<(JobView, bool), SubmitError> {
-        let order = self.order(submission, None).await?;
+        let order = self.order_or_known(submission).await?;
         match self.hand_in(vec![order]).await?.pop() {
             Some(Acceptance::Accepted { id, existing }) => {
                 let look = self.list(Selection::ids([id])).await;
@@ -617,7 +707,7 @@ impl Engine {
         }
         let mut orders = Vec::with_capacity(count);
         for submission in submissions {
-            orders.push(match self.order(submission, None).await {
+            orders.push(match self.order_or_known(submission).await {
                 Ok(order) => order,
                 Err(error) => Order::Refused(error.kind().to_owned(), error.to_string()),
             });
