@@ -39,7 +39,7 @@ pub use ask::{Ask, Change};
 use crate::control::{Acceptance, PAGE_MAX, Response, Selection};
 use crate::job::record::{self, Jobs, Record};
 use crate::job::step::{self, Context, Effect, Input, LocalFault, Transition};
-use crate::job::{Job, JobId, JobSpec, Phase};
+use crate::job::{Job, JobId, JobSpec, JobState, Phase};
 use crate::ports::{Ports, WallMs};
 use crate::protocol;
 use crate::schedule::{Schedule, Slots, Wait};
@@ -72,6 +72,8 @@ const FULL_MAX: Duration = Duration::from_secs(60);
 const WAIT_MAX_MS: u64 = 300_000;
 /// Wall time is looked at this often where something waits for it: clocks are set.
 const WALL_LOOK_MS: u64 = 30_000;
+/// What is said of a new job.
+const ACCEPTED: &str = "accepted";
 /// Free bytes that let a download of unknown size go on.
 const SPACE_MIN: u64 = 16 << 20;
 
@@ -768,7 +770,7 @@ impl Runner {
     fn take_effect(&mut self, committed: Committed<Transition>) {
         let (id, number) = (committed.value().id(), committed.seq().0);
         let what = match &committed.value().record {
-            Record::Submitted { .. } | Record::SubmittedLong { .. } => Some("accepted".to_owned()),
+            Record::Submitted { .. } | Record::SubmittedLong { .. } => Some(ACCEPTED.to_owned()),
             Record::Moved { what, .. } => what.clone(),
             Record::Removed { .. } => return self.performer.remove_secrets(id),
             Record::Piece { .. } => return,
@@ -781,6 +783,7 @@ impl Runner {
         performer.perform(job, flight, committed, copy_fits);
         if let (Some(what), Some(job)) = (what, self.jobs.map.get(&id)) {
             let view = self.view(job);
+            perform::span(job).in_scope(|| trace(&what, &view));
             self.feed.tell_view(number, what, view);
         }
         let rests = self.index.get(id).is_none_or(|brief| brief.hold.is_some() || brief.stand == Stand::New);
@@ -843,5 +846,21 @@ impl Runner {
             Wait::Time => "its time",
         }
         .to_owned()
+    }
+}
+
+/// Says what became of a job: loud where it is another state for those who watch, else for those who look closely.
+fn trace(what: &str, job: &JobView) {
+    let cause = job.cause.as_ref().map(|cause| cause.kind.as_str());
+    let is_loud = match job.state {
+        JobState::Suspended | JobState::Completed | JobState::Failed => true,
+        JobState::Queued | JobState::Staged | JobState::Sending => {
+            matches!(what, ACCEPTED | step::RESUMED)
+        }
+    };
+    if is_loud {
+        tracing::info!(state = %job.state, cause, "{what}");
+    } else {
+        tracing::debug!(state = %job.state, "{what}");
     }
 }

@@ -5,7 +5,6 @@
 //! |---|---|
 //! | `embed/dropped.rs` | every future dropped after every number of polls: nothing lost, nothing stuck |
 //! | `embed/events.rs` | numbered events, taken up again over a restart |
-//! | `embed/trace.rs` | spans and events for `tracing`, and no secret in any of them |
 
 #![allow(clippy::disallowed_methods, reason = "the world is what is tested here")]
 
@@ -26,8 +25,6 @@ mod kill_test;
 mod dropped;
 #[path = "embed/events.rs"]
 mod events;
-#[path = "embed/trace.rs"]
-mod trace;
 
 use std::path::PathBuf;
 use std::time::Duration;

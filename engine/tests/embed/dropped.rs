@@ -127,8 +127,11 @@ async fn a_dropped_change_is_made_or_can_be_made_again() {
     for polls in 0..8 {
         let _any = cut(session.suspend(Selection::all()), polls).await;
         let _any = cut(session.resume(Selection::all()), polls).await;
-        let _any = cut(session.idled(Duration::from_millis(1)), polls).await;
+        let _never_while_jobs_wait =
+            tokio::time::timeout(Duration::from_millis(5), session.idled(Duration::from_millis(1))).await;
     }
+    let _changes = session.suspend(Selection::all()).await.expect("open");
+    session.idled(Duration::from_millis(1)).await;
     let cancelled = session.cancel(Selection::all()).await.expect("open");
     for view in cancelled.jobs {
         let job = session.job(view.id).await.expect("open").expect("there");
