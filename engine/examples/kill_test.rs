@@ -125,7 +125,7 @@ fn require(holds: bool, what: &str) -> Outcome {
     if holds { Ok(()) } else { Err(format!("expected {what}").into()) }
 }
 
-/// SplitMix64.
+/// Numbers from a seed (`SplitMix64`).
 pub struct Random(pub u64);
 
 impl Random {

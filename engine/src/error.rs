@@ -62,6 +62,19 @@ impl From<longhaul_journal::OpenError> for OpenError {
 }
 
 /// Why there is no job.
+///
+/// ```no_run
+/// # async fn example(session: longhaul::Session) {
+/// use longhaul::SubmitError;
+///
+/// match session.upload("/data/movie.mp4", "https://example.org/files/").await {
+///     Ok(job) => println!("accepted as job {}", job.id()),
+///     Err(SubmitError::Source { path, source }) => println!("{}: {source}", path.display()),
+///     Err(SubmitError::Closed(why)) => println!("open the session again, then look: {why}"),
+///     Err(error) => println!("{}: {error}", error.kind()),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
@@ -91,7 +104,7 @@ pub enum SubmitError {
     /// An option cannot be used as it is.
     #[error("{0}")]
     Option(String),
-    /// The key belongs to another transfer.
+    /// The key belongs to another transfer, or its job was removed at this moment.
     #[error("{0}")]
     Key(String),
     /// The job's secrets could not be kept.

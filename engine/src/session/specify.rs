@@ -62,7 +62,7 @@ impl Engine {
         spec.predecessor = predecessor;
         match submission.transfer {
             Transfer::Upload { source, stage, protocol } => {
-                self.upload(&mut spec, source, stage, protocol).await?
+                self.upload(&mut spec, source, stage, protocol).await?;
             }
             Transfer::Download { destination, overwrite } => {
                 let (path, into) = self.destination(destination, overwrite).await?;
