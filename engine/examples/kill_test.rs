@@ -180,7 +180,7 @@ impl Server {
         lock(&self.store).uploads.values().map(|upload| upload.bytes.len() as u64).sum()
     }
 
-    /// Bytes that were sent here and kept, also those of uploads that are gone.
+    /// Bytes of files that were taken from connections, kept or not.
     pub fn taken(&self) -> u64 {
         lock(&self.store).taken
     }
@@ -273,11 +273,11 @@ fn take(
         let got = body.read(&mut buffer)?;
         let mut guard = lock(store);
         let store = &mut *guard;
+        store.taken += got as u64;
         let Some(upload) = store.uploads.get_mut(path).filter(|upload| upload.writer == writer) else {
             return Ok("409 Conflict".to_owned());
         };
         upload.bytes.extend_from_slice(&buffer[..got]);
-        store.taken += got as u64;
         if got == 0 {
             return Ok(format!("204 No Content\r\nUpload-Offset: {}", upload.bytes.len()));
         }
