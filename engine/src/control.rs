@@ -90,6 +90,12 @@ impl Selection {
             && self.since.is_none_or(|since| job.changed_at >= since)
     }
 
+    /// Those of them whose state has changed since then.
+    #[must_use]
+    pub fn changed_since(self, at: WallMs) -> Self {
+        Self { since: Some(at), ..self }
+    }
+
     /// Those of them that are in one of these states.
     #[must_use]
     pub fn in_states(self, states: impl IntoIterator<Item = JobState>) -> Self {

@@ -303,6 +303,13 @@ impl Submission {
         self
     }
 
+    /// `name:password` for the proxy, which nobody else may see: kept as [`Submission::secret_header`] is.
+    #[must_use]
+    pub fn proxy_user(mut self, name_and_password: impl Into<String>) -> Self {
+        self.secrets.proxy_user = Some(Redacted::new(name_and_password.into()));
+        self
+    }
+
     /// How connections are made.
     #[must_use]
     pub fn transport(self, transport: TransportOptions) -> Self {
@@ -320,6 +327,21 @@ impl Submission {
     #[must_use]
     pub fn only_over(mut self, etag: impl Into<String>) -> Self {
         self.http.if_match = Some(etag.into());
+        self
+    }
+
+    /// Whether a PUT is complete only when a look at the object has shown it, as it is where nothing else is asked
+    /// for. `false`: the server's 2xx is believed where it lets nobody look.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.http.verify = verify;
+        self
+    }
+
+    /// Whether the server documents `Idempotency-Key` for POST: then one is sent, and a lost answer is asked for again.
+    #[must_use]
+    pub fn idempotent_post(mut self, documented: bool) -> Self {
+        self.http.idempotent_post = documented;
         self
     }
 
