@@ -66,7 +66,7 @@ pub fn kill_test(seed: u64, kills: u64, child_args: &[&str]) -> Outcome {
     let mut random = Random(seed);
     let dir = tempfile::tempdir()?;
     let (session, file) = (dir.path().join("session"), dir.path().join("movie.bin"));
-    let content: Vec<u8> = (0..SIZE / 8).flat_map(|_| random.next().to_le_bytes()).collect();
+    let content: Vec<u8> = (0..SIZE / 8).flat_map(|_| random.number().to_le_bytes()).collect();
     std::fs::write(&file, &content)?;
     let server = Server::start(Duration::from_millis(2))?;
     let start = || -> std::io::Result<Child> {
@@ -75,7 +75,7 @@ pub fn kill_test(seed: u64, kills: u64, child_args: &[&str]) -> Outcome {
         command.args(child_args).envs(CHILD.into_iter().zip(values)).spawn()
     };
 
-    let mut offsets: Vec<u64> = (0..kills).map(|_| random.next() % SIZE as u64).collect();
+    let mut offsets: Vec<u64> = (0..kills).map(|_| random.number() % SIZE as u64).collect();
     offsets.sort_unstable();
     for offset in offsets {
         let mut child = start()?;
@@ -126,10 +126,10 @@ fn require(holds: bool, what: &str) -> Outcome {
 }
 
 /// Numbers from a seed (`SplitMix64`).
-pub struct Random(pub u64);
+struct Random(u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
