@@ -13,7 +13,7 @@ use std::time::Duration;
 use longhaul::control::Response;
 use longhaul::{JobState, Session, SessionOptions};
 
-type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+pub type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Outcome {
@@ -32,7 +32,7 @@ async fn main() -> Outcome {
             break;
         }
     }
-    while job.view().await.is_some_and(|view| view.done < 5 << 20) {
+    while job.view().await?.is_some_and(|view| view.done < 5 << 20) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let paused = job.suspend().await?;
@@ -41,9 +41,9 @@ async fn main() -> Outcome {
 
     // The second life: the session is found again by its directory, and with it the job.
     let session = Session::open(options).await?;
-    for view in session.jobs().await {
+    for view in session.jobs().await? {
         println!("found job {} again, {} at {} bytes", view.id, view.state, view.done);
-        let Some(job) = session.job(view.id).await else { continue };
+        let Some(job) = session.job(view.id).await? else { continue };
         job.resume().await?;
         let ended = job.wait().await?;
         println!("job {} is {}: {:?}", ended.id, ended.state, ended.file);
@@ -55,7 +55,7 @@ async fn main() -> Outcome {
 }
 
 /// A server that answers ranged GETs, a little at a time, so that there is something to pause.
-fn serve_slowly(content: Vec<u8>) -> Outcome<String> {
+pub fn serve_slowly(content: Vec<u8>) -> Outcome<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}/movie.bin", listener.local_addr()?);
     std::thread::spawn(move || {

@@ -2,6 +2,19 @@
 //!
 //! One JSON value a line, each way; the socket stands in the session directory, mode 0600, and only
 //! processes of the same user are heard. Requests are at most [`REQUEST_MAX`] bytes.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use longhaul::control::{Client, Request, Response, Selection};
+//!
+//! let mut owner = Client::connect("/var/lib/app/transfers").await?;
+//! match owner.call(&Request::Suspend { jobs: Selection::group("movies") }).await? {
+//!     Response::Changed { changed, .. } => println!("{changed} jobs hold still"),
+//!     other => println!("{other:?}"),
+//! }
+//! # Ok(()) }
+//! ```
+//!
 //! [`Session::call`](crate::Session::call) answers the same requests inside the owner, so that a
 //! command line needs one code path for both.
 
@@ -27,6 +40,14 @@ pub const PAGE_MAX: usize = 1000;
 pub const SUBMIT_MAX: usize = 1000;
 
 /// Which jobs: those that pass every filter that is set. The default is all.
+///
+/// ```
+/// use longhaul::JobState;
+/// use longhaul::control::Selection;
+///
+/// let ended = Selection::group("movies").in_states([JobState::Completed, JobState::Failed]);
+/// assert_eq!(ended.group.as_deref(), Some("movies"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Selection {
@@ -67,6 +88,12 @@ impl Selection {
             && self.group.as_ref().is_none_or(|group| job.group.as_ref() == Some(group))
             && (self.states.is_empty() || self.states.contains(&job.state))
             && self.since.is_none_or(|since| job.changed_at >= since)
+    }
+
+    /// Those of them whose state has changed since then.
+    #[must_use]
+    pub fn changed_since(self, at: WallMs) -> Self {
+        Self { since: Some(at), ..self }
     }
 
     /// Those of them that are in one of these states.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::control::Response;
 use crate::job::JobId;
 
 /// Why a session did not open. Nothing was sent and nothing deleted.
@@ -61,6 +62,19 @@ impl From<longhaul_journal::OpenError> for OpenError {
 }
 
 /// Why there is no job.
+///
+/// ```no_run
+/// # async fn example(session: longhaul::Session) {
+/// use longhaul::SubmitError;
+///
+/// match session.upload("/data/movie.mp4", "https://example.org/files/").await {
+///     Ok(job) => println!("accepted as job {}", job.id()),
+///     Err(SubmitError::Source { path, source }) => println!("{}: {source}", path.display()),
+///     Err(SubmitError::Closed(why)) => println!("open the session again, then look: {why}"),
+///     Err(error) => println!("{}: {error}", error.kind()),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
@@ -90,7 +104,7 @@ pub enum SubmitError {
     /// An option cannot be used as it is.
     #[error("{0}")]
     Option(String),
-    /// The key belongs to another transfer.
+    /// The key belongs to another transfer, or its job was removed at this moment.
     #[error("{0}")]
     Key(String),
     /// The job's secrets could not be kept.
@@ -143,4 +157,26 @@ pub enum ChangeError {
     /// The session is closing or its journal failed.
     #[error("{0}")]
     Closed(String),
+}
+
+impl From<SessionClosed> for ChangeError {
+    fn from(closed: SessionClosed) -> Self {
+        Self::Closed(closed.0)
+    }
+}
+
+/// The session is closing or its journal failed, as the text says: nothing more can be known of its jobs until it is
+/// opened again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SessionClosed(pub String);
+
+impl From<Response> for SessionClosed {
+    /// For an answer to a look: only a session that ends gives another than was asked for.
+    fn from(response: Response) -> Self {
+        match response {
+            Response::Refused { text, .. } => Self(text),
+            other => Self(format!("the session gave an answer to another question: {other:?}")),
+        }
+    }
 }

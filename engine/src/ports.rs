@@ -268,10 +268,27 @@ pub trait Clock: Send + Sync + 'static {
 }
 
 /// Milliseconds since the Unix epoch.
+///
+/// ```
+/// use longhaul::{Submission, WallMs};
+/// use std::time::{Duration, SystemTime};
+///
+/// let tonight = SystemTime::now() + Duration::from_secs(6 * 3600);
+/// let upload = Submission::upload("/data/movie.mp4", "https://example.org/files/").not_before(tonight.into());
+/// assert_eq!(WallMs::from(SystemTime::UNIX_EPOCH + Duration::from_secs(1)), WallMs(1000));
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 pub struct WallMs(pub u64);
+
+impl From<std::time::SystemTime> for WallMs {
+    /// Times before the epoch are the epoch.
+    fn from(time: std::time::SystemTime) -> Self {
+        let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
 
 /// Randomness.
 pub trait Entropy: Send + Sync + 'static {

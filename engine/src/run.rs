@@ -39,7 +39,7 @@ pub use ask::{Ask, Change};
 use crate::control::{Acceptance, PAGE_MAX, Response, Selection};
 use crate::job::record::{self, Jobs, Record};
 use crate::job::step::{self, Context, Effect, Input, LocalFault, Transition};
-use crate::job::{Job, JobId, JobSpec, Phase};
+use crate::job::{Job, JobId, JobSpec, JobState, Phase};
 use crate::ports::{Ports, WallMs};
 use crate::protocol;
 use crate::schedule::{Schedule, Slots, Wait};
@@ -74,6 +74,8 @@ const FULL_MAX: Duration = Duration::from_secs(60);
 const WAIT_MAX_MS: u64 = 300_000;
 /// Wall time is looked at this often where something waits for it: clocks are set.
 const WALL_LOOK_MS: u64 = 30_000;
+/// What is said of a new job.
+const ACCEPTED: &str = "accepted";
 /// Free bytes that let a download of unknown size go on.
 const SPACE_MIN: u64 = 16 << 20;
 
@@ -110,6 +112,13 @@ pub enum Message {
         /// `None`: there is none.
         answer: oneshot::Sender<Option<Box<Job>>>,
     },
+    /// The job that has a key.
+    Keyed {
+        /// Which.
+        key: String,
+        /// `None`: none has.
+        answer: oneshot::Sender<Option<Box<Job>>>,
+    },
     /// To hear what happens.
     Listen {
         /// What has been heard.
@@ -135,6 +144,8 @@ pub enum Order {
     },
     /// Refused already: its kind and text.
     Refused(String, String),
+    /// There is this job already, under its key.
+    Known(JobId),
 }
 
 /// How a session came to its end.
@@ -425,6 +436,17 @@ impl Runner {
                 let job = self.find(id).await?;
                 let _gone = answer.send(job.map(Box::new));
             }
+            Message::Keyed { key, answer } => {
+                let id = match self.keys.get(&key) {
+                    Some(id) => Some(*id),
+                    None => shelf::keyed(&self.journal, &[key]).await?.pop().flatten(),
+                };
+                let job = match id.filter(|id| !self.jobs.gone.contains(id)) {
+                    Some(id) => self.find(id).await?,
+                    None => None,
+                };
+                let _gone = answer.send(job.map(Box::new));
+            }
             Message::Listen { after, jobs, answer } => {
                 let _gone = answer.send(self.feed.listen(after, &jobs));
             }
@@ -452,6 +474,7 @@ impl Runner {
         for (order, known) in orders.into_iter().zip(keyed) {
             let result = match order {
                 Order::Refused(kind, text) => Acceptance::Refused { kind, text },
+                Order::Known(id) => Acceptance::Accepted { id, existing: true },
                 Order::Job { spec, secrets } => self.accept(spec, secrets, known, round).await?,
             };
             results.push(result);
@@ -464,7 +487,7 @@ impl Runner {
     async fn known_keys(&self, orders: &[Order]) -> Result<Vec<Option<JobId>>, String> {
         let key = |order: &Order| match order {
             Order::Job { spec, .. } => spec.key.clone(),
-            Order::Refused(..) => None,
+            Order::Refused(..) | Order::Known(_) => None,
         };
         let keys: Vec<String> = orders.iter().filter_map(key).collect();
         let mut found = if keys.is_empty() {
@@ -757,7 +780,7 @@ impl Runner {
     fn take_effect(&mut self, committed: Committed<Transition>) {
         let (id, number) = (committed.value().id(), committed.seq().0);
         let what = match &committed.value().record {
-            Record::Submitted { .. } | Record::SubmittedLong { .. } => Some("accepted".to_owned()),
+            Record::Submitted { .. } | Record::SubmittedLong { .. } => Some(ACCEPTED.to_owned()),
             Record::Moved { what, .. } => what.clone(),
             Record::Removed { .. } => return self.performer.remove_secrets(id),
             Record::Piece { .. } => return,
@@ -770,6 +793,7 @@ impl Runner {
         performer.perform(job, flight, committed, copy_fits);
         if let (Some(what), Some(job)) = (what, self.jobs.map.get(&id)) {
             let view = self.view(job);
+            perform::span(job).in_scope(|| trace(&what, &view));
             self.feed.tell_view(number, what, view);
         }
         let rests = self.index.get(id).is_none_or(|brief| brief.hold.is_some() || brief.stand == Stand::New);
@@ -832,4 +856,20 @@ fn word(wait: Wait, job: &Job) -> String {
         Wait::Time => "its time",
     }
     .to_owned()
+}
+
+/// Says what became of a job: loud where it is another state for those who watch, else for those who look closely.
+fn trace(what: &str, job: &JobView) {
+    let cause = job.cause.as_ref().map(|cause| cause.kind.as_str());
+    let is_loud = match job.state {
+        JobState::Suspended | JobState::Completed | JobState::Failed => true,
+        JobState::Queued | JobState::Staged | JobState::Sending => {
+            matches!(what, ACCEPTED | step::RESUMED)
+        }
+    };
+    if is_loud {
+        tracing::info!(state = %job.state, cause, "{what}");
+    } else {
+        tracing::debug!(state = %job.state, "{what}");
+    }
 }

@@ -6,6 +6,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// A value that no formatter prints.
+///
+/// ```
+/// use longhaul::Redacted;
+///
+/// let token = Redacted::new("s3cret");
+/// assert_eq!((format!("{token:?}").as_str(), *token.expose()), ("[redacted]", "s3cret"));
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Redacted<T>(T);
 
@@ -60,6 +67,13 @@ impl Secrets {
 
 /// Where a credential is to be found each time a request is made: a bearer token, but for netrc. Only this is
 /// journaled.
+///
+/// ```
+/// use longhaul::{CredentialRef, Submission};
+///
+/// let upload = Submission::upload("/data/movie.mp4", "https://example.org/files/")
+///     .credential(CredentialRef::File("/run/secrets/token".into())); // read anew for each request
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CredentialRef {
     /// An environment variable of the owner.

@@ -5,12 +5,15 @@
 //! a session open serves its control socket. Several sessions fit into one process; each has a
 //! directory of its own.
 
+mod events;
+mod handle;
+mod many;
 mod retry;
 pub(crate) use retry::may_follow;
 mod specify;
 mod submission;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,21 +23,23 @@ use longhaul_journal::{Journal, OpenReport, Opened};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+pub use events::EventStream;
+pub use handle::JobHandle;
+pub use many::Changes;
 pub use submission::{SessionOptions, Submission, Transfer, UploadProtocol};
 
 use crate::control::{self, Acceptance, Query, Request, Response, SUBMIT_MAX, Selection};
-use crate::error::{OpenError, SubmitError};
+use crate::error::{OpenError, SessionClosed, SubmitError};
 use crate::job::record::{Jobs, Replay};
 use crate::job::step::Transition;
 use crate::job::{Job, JobId};
 use crate::os::home::{self, Home, Lock};
 use crate::ports::Ports;
-use crate::run::feed::{self, Backlog};
 use crate::run::shelf::{self, Found, Survey};
 use crate::run::staging::Kept;
 use crate::run::{Ask, CHECKPOINT_BYTES, Change, Closed, Limits, Message, Order, Runner, Wiring, staging};
 use crate::schedule::Slots;
-use crate::view::{Event, JobLog, JobView};
+use crate::view::{Event, JobView};
 
 /// Failures in a row after which a job is suspended, where nothing else is asked for.
 pub const ATTEMPTS_MAX_DEFAULT: u32 = 10;
@@ -115,13 +120,16 @@ impl Session {
     ///
     /// Runs on the caller's tokio runtime, which needs its I/O and time drivers enabled.
     ///
+    /// Cancellation: no transfer is begun before this resolves. What has been begun of opening when the future is
+    /// dropped ends by itself; until then the session is [`OpenError::Owned`], by this process.
+    ///
     /// # Errors
     ///
     /// [`OpenError`]; nothing was sent and nothing deleted.
     pub async fn open(options: SessionOptions) -> Result<Self, OpenError> {
         let (dir, stage_budget) = (options.dir.clone(), options.stage_budget);
         let opening = tokio::task::spawn_blocking(move || open_files(&dir, stage_budget));
-        let (home, lock, opened, budget) =
+        let (home, budget, opened, lock) =
             opening.await.map_err(|error| OpenError::Journal(error.to_string()))??;
         let ports = crate::os::ports(crate::os::NetOptions::default()).map_err(|error| OpenError::Io {
             doing: "set up TLS".to_owned(),
@@ -130,9 +138,16 @@ impl Session {
         let listener = home::bind_socket(&home.socket())
             .map_err(|source| OpenError::Io { doing: format!("bind {}", home.socket().display()), source })?;
         let report = opened.report.clone();
-        let engine =
-            Engine::start(ports, opened, home.stage(), budget, &options, CHECKPOINT_BYTES, Some(lock))
-                .await?;
+        let engine = Engine::start(
+            Arc::new(Some(lock)),
+            ports,
+            opened,
+            home.stage(),
+            budget,
+            &options,
+            CHECKPOINT_BYTES,
+        )
+        .await?;
         let control = tokio::spawn(control::server::serve(listener, engine.clone())).abort_handle();
         Ok(Self { inner: Arc::new(Inner { engine, control: Some(control), dir: home.dir, report }) })
     }
@@ -155,7 +170,8 @@ impl Session {
         let dir = options.dir.clone();
         let stage_dir = dir.join("stage");
         let engine =
-            Engine::start(ports, opened, stage_dir, budget, &options, checkpoint_bytes, None).await?;
+            Engine::start(Arc::default(), ports, opened, stage_dir, budget, &options, checkpoint_bytes)
+                .await?;
         Ok(Self { inner: Arc::new(Inner { engine, control: None, dir, report }) })
     }
 
@@ -171,6 +187,8 @@ impl Session {
 
     /// Uploads a file; resolves once the job is durable.
     ///
+    /// Cancellation: as [`Session::submit`].
+    ///
     /// # Errors
     ///
     /// [`SubmitError`]: there is no job.
@@ -183,6 +201,8 @@ impl Session {
     }
 
     /// Downloads a file; resolves once the job is durable.
+    ///
+    /// Cancellation: as [`Session::submit`].
     ///
     /// # Errors
     ///
@@ -197,50 +217,114 @@ impl Session {
 
     /// Accepts a job; resolves once it is durable. From then on it survives SIGKILL and power cut.
     ///
-    /// Dropping the future before it resolves leaves open whether the job was accepted.
+    /// With a key ([`Submission::key`]), submitting again what was submitted before gives the job that there is, also
+    /// when it has ended:
+    ///
+    /// ```no_run
+    /// # async fn example(session: longhaul::Session) -> Result<(), Box<dyn std::error::Error>> {
+    /// use longhaul::Submission;
+    ///
+    /// let movie = Submission::upload("/data/movie.mp4", "https://example.org/files/").key("movie-4711");
+    /// let job = session.submit(movie.clone()).await?;
+    /// assert_eq!(session.submit(movie).await?.id(), job.id());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Cancellation: dropping the future leaves open whether the job was accepted; it exists whole or not at all. With
+    /// a key it can be submitted again all the same.
     ///
     /// # Errors
     ///
     /// [`SubmitError`]: there is no job.
     pub async fn submit(&self, submission: Submission) -> Result<JobHandle, SubmitError> {
         let (job, _) = self.inner.engine.submit(submission).await?;
-        Ok(JobHandle { session: self.clone(), id: job.id })
+        Ok(JobHandle::new(self.clone(), job.id))
     }
 
-    /// A job by its number.
-    pub async fn job(&self, id: JobId) -> Option<JobHandle> {
-        let known = !self.inner.engine.list(Selection::ids([id])).await.is_empty();
-        known.then(|| JobHandle { session: self.clone(), id })
+    /// A job by its number; `None` if there is none, or it is past retention.
+    ///
+    /// Cancellation: a look, and no more.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionClosed`]: whether there is one is known when the session is opened again.
+    pub async fn job(&self, id: JobId) -> Result<Option<JobHandle>, SessionClosed> {
+        let known = !self.inner.engine.list(Selection::ids([id])).await?.is_empty();
+        Ok(known.then(|| JobHandle::new(self.clone(), id)))
     }
 
     /// All jobs, in order of their numbers. With very many of them, [`Session::page`] is better.
-    pub async fn jobs(&self) -> Vec<JobView> {
+    ///
+    /// Cancellation: a look, and no more.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionClosed`]: nothing is known of the jobs until the session is opened again.
+    pub async fn jobs(&self) -> Result<Vec<JobView>, SessionClosed> {
         self.inner.engine.list(Selection::all()).await
     }
 
     /// The jobs of a selection, in order of their numbers.
-    pub async fn select(&self, jobs: Selection) -> Vec<JobView> {
+    ///
+    /// Cancellation: a look, and no more.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionClosed`]: nothing is known of the jobs until the session is opened again.
+    pub async fn select(&self, jobs: Selection) -> Result<Vec<JobView>, SessionClosed> {
         self.inner.engine.list(jobs).await
     }
 
     /// A page of jobs, and the number to go on after (before, with [`Query::newest`]) if there may be more.
-    pub async fn page(&self, query: Query) -> (Vec<JobView>, Option<JobId>) {
-        match self.inner.engine.call(Request::List { query }).await {
-            Response::Jobs { jobs, more } => (jobs, more),
-            _ => (Vec::new(), None),
-        }
+    ///
+    /// ```no_run
+    /// # async fn example(session: longhaul::Session) -> Result<(), longhaul::SessionClosed> {
+    /// use longhaul::control::{Query, Selection};
+    ///
+    /// let mut query = Query { limit: Some(100), ..Selection::group("movies").into() };
+    /// loop {
+    ///     let (jobs, more) = session.page(query.clone()).await?;
+    ///     jobs.iter().for_each(|job| println!("{} {}", job.id, job.state));
+    ///     let Some(last) = more else { break };
+    ///     query.after = Some(last);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Cancellation: a look, and no more.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionClosed`]: nothing is known of the jobs until the session is opened again.
+    pub async fn page(&self, query: Query) -> Result<(Vec<JobView>, Option<JobId>), SessionClosed> {
+        self.inner.engine.page(query).await
     }
 
     /// Accepts many jobs, each by itself, with few waits for the disk; resolves once those that were accepted are
     /// durable. One answer for each submission, in their order.
     ///
-    /// Cancellation: dropping the future leaves open which of them were accepted. With keys
+    /// Cancellation: dropping the future leaves open whether they were accepted, all that can be or none. With keys
     /// ([`Submission::key`]) they can be submitted again all the same.
     pub async fn submit_all(&self, submissions: Vec<Submission>) -> Vec<Acceptance> {
         self.inner.engine.submit_all(submissions).await
     }
 
     /// Everything that happens from now on.
+    ///
+    /// ```no_run
+    /// # async fn example(session: longhaul::Session) {
+    /// use longhaul::control::Response;
+    ///
+    /// let mut events = session.events();
+    /// while let Some(told) = events.next().await {
+    ///     match told {
+    ///         Response::Event { event } => println!("job {}: {}", event.job.id, event.what),
+    ///         // Too slow: look at the jobs instead of at what happened to them.
+    ///         _ => println!("{:?}", session.jobs().await),
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub fn events(&self) -> EventStream {
         self.inner.engine.events()
     }
@@ -248,28 +332,63 @@ impl Session {
     /// What has happened to the selected jobs since the event with the number `after`, and what will: for who was
     /// away. Numbers ([`Event::number`]) rise over restarts too. If something in between is no longer known, the
     /// first item is [`Response::Missed`], and a list tells how things stand.
+    ///
+    /// Keep the last number where it survives a restart, and no event is lost or told twice:
+    ///
+    /// ```no_run
+    /// # async fn example(session: longhaul::Session) -> Result<(), Box<dyn std::error::Error>> {
+    /// use longhaul::control::{Response, Selection};
+    ///
+    /// let seen: Option<u64> = std::fs::read_to_string("seen").ok().and_then(|number| number.parse().ok());
+    /// let mut events = session.events_after(seen, Selection::group("movies")).await;
+    /// while let Some(told) = events.next().await {
+    ///     match told {
+    ///         Response::Event { event } => {
+    ///             println!("job {} is {}: {}", event.job.id, event.job.state, event.what);
+    ///             std::fs::write("seen", event.number.to_string())?;
+    ///         }
+    ///         // Away for too long: how things stand, instead of how they came to be.
+    ///         Response::Missed { .. } => println!("{:?}", session.select(Selection::group("movies")).await?),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Cancellation: nobody listens; what has happened can be asked for again.
     pub async fn events_after(&self, after: Option<u64>, jobs: Selection) -> EventStream {
         self.inner.engine.listen(after, jobs).await
     }
 
     /// Resolves when there has been nothing to do for so long: no job at work, waiting for its turn or its time, or
     /// for what clears by itself. Suspended jobs are nothing to do. Never resolves once the session is closed.
+    ///
+    /// Cancellation: the span begins anew with the next call.
     pub async fn idled(&self, span: Duration) {
         self.inner.engine.idled(span).await;
     }
 
     /// Answers what the control socket can be asked.
+    ///
+    /// Cancellation: as the method of the same name: once polled, what was asked for is done all the same.
     pub async fn call(&self, request: Request) -> Response {
         self.inner.engine.call(request).await
     }
 
-    /// Resolves when the engine has ended, by [`Session::shutdown`] or because the journal failed.
+    /// Resolves when the engine has ended, by [`Session::shutdown`] or because the journal failed; at once if it has
+    /// ended before.
+    ///
+    /// Cancellation: dropping the future changes nothing.
     pub async fn closed(&self) -> Closed {
         self.inner.engine.closed().await
     }
 
     /// Stops the engine and closes the journal; jobs keep the states they are in, and go on when the
-    /// session is opened again.
+    /// session is opened again. Resolves when another may open it. It ends for all clones and handles at once: what
+    /// they ask from then on is answered by [`SessionClosed`].
+    ///
+    /// Cancellation: once polled, it ends all the same; [`Session::closed`] of a clone tells when. Dropping the last
+    /// clone stops the engine too, without a way to wait for it.
     pub async fn shutdown(self) -> Closed {
         if let Some(control) = &self.inner.control {
             control.abort();
@@ -283,7 +402,7 @@ impl Session {
 fn open_files(
     dir: &Path,
     stage_budget: Option<u64>,
-) -> Result<(Home, Lock, Opened<Transition, Survey>, u64), OpenError> {
+) -> Result<(Home, u64, Opened<Transition, Survey>, Lock), OpenError> {
     let io =
         |source| OpenError::Io { doing: format!("prepare the session directory {}", dir.display()), source };
     let home = Home::prepare(dir).map_err(io)?;
@@ -297,7 +416,7 @@ fn open_files(
     };
     let options = longhaul_journal::Options { cache_bytes: CACHE_BYTES, ..Default::default() };
     let opened = Journal::open_into(&home.journal(), options, Survey::new(budget))?;
-    Ok((home, lock, opened, budget))
+    Ok((home, budget, opened, lock))
 }
 
 fn free_bytes(dir: &Path) -> Result<u64, OpenError> {
@@ -327,6 +446,7 @@ async fn sweep(
     stage_dir: &Path,
     found: &Found,
     journal: &Journal<Transition>,
+    lock: Arc<Option<Lock>>,
 ) -> Result<(), OpenError> {
     let dir = stage_dir.to_owned();
     let listed = ports.block(move |disk| disk.list(&dir)).await;
@@ -339,6 +459,8 @@ async fn sweep(
     let last = found.jobs.last.0;
     let dir = stage_dir.to_owned();
     let swept = ports.block(move |disk| {
+        // Opening may be given up meanwhile, and this call not: the next owner's files must not meet it.
+        let _held = lock;
         let newer =
             disk.list(&dir)?.into_iter().find(|path| staging::number(path).is_some_and(|job| job > last));
         match newer {
@@ -382,17 +504,18 @@ async fn needed(found: &Found, journal: &Journal<Transition>, id: JobId) -> Resu
 }
 
 impl Engine {
+    /// `lock` goes last, whenever this is given up: who has it finds the journal closed.
     async fn start(
+        lock: Arc<Option<Lock>>,
         ports: Ports,
         mut opened: Opened<Transition, Survey>,
         stage_dir: PathBuf,
         stage_budget: u64,
         options: &SessionOptions,
         checkpoint_bytes: u64,
-        lock: Option<Lock>,
     ) -> Result<Self, OpenError> {
         let found = shelf::replay(&mut opened, stage_budget).await?;
-        sweep(&ports, &stage_dir, &found, &opened.journal).await?;
+        sweep(&ports, &stage_dir, &found, &opened.journal, Arc::clone(&lock)).await?;
         let limits = Limits {
             slots: Slots {
                 concurrent: options.concurrent,
@@ -436,14 +559,7 @@ impl Engine {
     }
 
     pub(crate) fn events(&self) -> EventStream {
-        EventStream {
-            backlog: VecDeque::new(),
-            missed: false,
-            heard: 0,
-            jobs: Selection::all(),
-            next: self.events.subscribe(),
-            closed: self.closed.clone(),
-        }
+        EventStream::live(self.events.subscribe(), Selection::all(), self.closed.clone())
     }
 
     pub(crate) async fn listen(&self, after: Option<u64>, jobs: Selection) -> EventStream {
@@ -455,11 +571,9 @@ impl Engine {
         };
         let closed = self.closed.clone();
         match backlog {
-            Some(Backlog { events, missed, last, next }) => {
-                EventStream { backlog: events, missed, heard: last, jobs, next, closed }
-            }
+            Some(backlog) => EventStream::resumed(backlog, jobs, closed),
             // It is closing: the stream says so at once.
-            None => EventStream { jobs, ..self.events() },
+            None => EventStream::live(self.events.subscribe(), jobs, closed),
         }
     }
 
@@ -487,7 +601,7 @@ impl Engine {
     pub(crate) async fn call(&self, request: Request) -> Response {
         let ask = match request {
             Request::Owner => {
-                let event = self.listen(None, Selection::all()).await.heard;
+                let event = self.listen(None, Selection::all()).await.heard();
                 return Response::Owner { pid: std::process::id(), event };
             }
             Request::Submit { submission } => {
@@ -538,17 +652,21 @@ impl Engine {
     }
 
     /// All pages of a selection.
-    async fn list(&self, jobs: Selection) -> Vec<JobView> {
+    async fn list(&self, jobs: Selection) -> Result<Vec<JobView>, SessionClosed> {
         let mut all = Vec::new();
         let mut query = Query::from(jobs);
         loop {
-            let ask = Ask::List(query.clone());
-            let Response::Jobs { jobs, more } = self.send(|answer| Message::Ask { ask, answer }).await else {
-                return all;
-            };
+            let (jobs, more) = self.page(query.clone()).await?;
             all.extend(jobs);
-            let Some(after) = more else { return all };
+            let Some(after) = more else { return Ok(all) };
             query.after = Some(after);
+        }
+    }
+
+    async fn page(&self, query: Query) -> Result<(Vec<JobView>, Option<JobId>), SessionClosed> {
+        match self.send(|answer| Message::Ask { ask: Ask::List(query), answer }).await {
+            Response::Jobs { jobs, more } => Ok((jobs, more)),
+            other => Err(SessionClosed::from(other)),
         }
     }
 
@@ -559,14 +677,23 @@ impl Engine {
         answered.await.ok().flatten()
     }
 
+    /// The job that has this key.
+    async fn keyed(&self, key: String) -> Option<Box<Job>> {
+        let (answer, answered) = oneshot::channel();
+        self.inbox.send(Message::Keyed { key, answer }).ok()?;
+        answered.await.ok().flatten()
+    }
+
     async fn submit(&self, submission: Submission) -> Result<(JobView, bool), SubmitError> {
-        let order = self.order(submission, None).await?;
+        let order = self.order_or_known(submission).await?;
         match self.hand_in(vec![order]).await?.pop() {
             Some(Acceptance::Accepted { id, existing }) => {
-                let job = self.list(Selection::ids([id])).await.pop();
-                job.map(|job| (job, existing)).ok_or_else(|| {
-                    SubmitError::Closed(format!("job {id} was accepted; the session is closing"))
-                })
+                let look = self.list(Selection::ids([id])).await;
+                let job = look.map_err(|SessionClosed(why)| {
+                    SubmitError::Closed(format!("job {id} was accepted, then {why}"))
+                })?;
+                let gone = || SubmitError::Key(format!("job {id}, which has the key, was just removed"));
+                job.into_iter().next().map(|job| (job, existing)).ok_or_else(gone)
             }
             Some(Acceptance::Refused { kind, text }) => Err(SubmitError::from_kind(&kind, text)),
             None => Err(SubmitError::Closed("the session is closing".to_owned())),
@@ -582,7 +709,7 @@ impl Engine {
         }
         let mut orders = Vec::with_capacity(count);
         for submission in submissions {
-            orders.push(match self.order(submission, None).await {
+            orders.push(match self.order_or_known(submission).await {
                 Ok(order) => order,
                 Err(error) => Order::Refused(error.kind().to_owned(), error.to_string()),
             });
@@ -602,146 +729,6 @@ impl Engine {
             return Ok(results);
         }
         Err(SubmitError::Closed(self.why_closed().await))
-    }
-}
-
-/// Events of a session.
-#[derive(Debug)]
-pub struct EventStream {
-    backlog: VecDeque<Arc<Event>>,
-    missed: bool,
-    /// Events up to this number have been told, or are in the backlog.
-    heard: u64,
-    jobs: Selection,
-    next: broadcast::Receiver<Arc<Event>>,
-    closed: watch::Receiver<Option<Closed>>,
-}
-
-impl EventStream {
-    /// The next [`Response::Event`], or [`Response::Missed`] after falling too far behind; `None` when
-    /// the session is over. Cancellation-safe: a dropped call loses no event.
-    pub async fn next(&mut self) -> Option<Response> {
-        if std::mem::take(&mut self.missed) {
-            return Some(Response::Missed { events: 0 });
-        }
-        if let Some(event) = self.backlog.pop_front() {
-            return Some(told(&event));
-        }
-        loop {
-            tokio::select! {
-                biased;
-                event = self.next.recv() => match event {
-                    Ok(event) if event.number > self.heard && feed::fits(&self.jobs, &event) => {
-                        return Some(told(&event));
-                    }
-                    Ok(_) => {}
-                    Err(broadcast::error::RecvError::Lagged(events)) => {
-                        return Some(Response::Missed { events });
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return None,
-                },
-                _ = self.closed.wait_for(Option::is_some) => return None,
-            }
-        }
-    }
-}
-
-fn told(event: &Event) -> Response {
-    Response::Event { event: Box::new(event.clone()) }
-}
-
-/// One job of an open session.
-#[derive(Clone, Debug)]
-pub struct JobHandle {
-    session: Session,
-    id: JobId,
-}
-
-impl JobHandle {
-    /// Its number.
-    pub fn id(&self) -> JobId {
-        self.id
-    }
-
-    /// The job as it is now; `None` once it is past retention.
-    pub async fn view(&self) -> Option<JobView> {
-        self.session.inner.engine.list(Selection::ids([self.id])).await.pop()
-    }
-
-    /// Its journaled history.
-    pub async fn log(&self) -> Option<JobLog> {
-        match self.session.call(Request::Log { id: self.id }).await {
-            Response::Log { log } => Some(*log),
-            _ => None,
-        }
-    }
-
-    /// Suspends it; durable, and its bytes stopped, when this resolves. Other jobs go on.
-    ///
-    /// # Errors
-    ///
-    /// [`ChangeError`](crate::ChangeError): it stays as it was.
-    pub async fn suspend(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Suspend { jobs: Selection::ids([self.id]) }).await
-    }
-
-    /// Takes it up again.
-    ///
-    /// # Errors
-    ///
-    /// [`ChangeError`](crate::ChangeError): it stays as it was.
-    pub async fn resume(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Resume { jobs: Selection::ids([self.id]) }).await
-    }
-
-    /// Cancels it; durable when this resolves. It is `failed` when everything it held is freed: wait for
-    /// that with [`JobHandle::wait`].
-    ///
-    /// # Errors
-    ///
-    /// [`ChangeError`](crate::ChangeError): it stays as it was.
-    pub async fn cancel(&self) -> Result<JobView, crate::ChangeError> {
-        self.change(Request::Cancel { jobs: Selection::ids([self.id]) }).await
-    }
-
-    async fn change(&self, request: Request) -> Result<JobView, crate::ChangeError> {
-        use crate::ChangeError;
-        match self.session.call(request).await {
-            Response::Changed { mut jobs, mut skipped, .. } => match (jobs.pop(), skipped.pop()) {
-                (Some(job), _) => Ok(job),
-                (None, Some(skipped)) => Err(ChangeError::Left { id: self.id, why: skipped.why }),
-                (None, None) => Err(ChangeError::Left { id: self.id, why: "it is past".to_owned() }),
-            },
-            Response::Refused { kind, text } if kind == "journal" => Err(ChangeError::Closed(text)),
-            Response::Refused { text, .. } => Err(ChangeError::Left { id: self.id, why: text }),
-            other => Err(ChangeError::Closed(format!("{other:?}"))),
-        }
-    }
-
-    /// Waits until the job is completed or failed. Dropping the future loses nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`ChangeError::Closed`](crate::ChangeError::Closed): the session ended first; the job goes on when it
-    /// is opened again.
-    pub async fn wait(&self) -> Result<JobView, crate::ChangeError> {
-        let mut events = self.session.events();
-        loop {
-            // Subscribed before the look, so that no end can fall between.
-            let Some(job) = self.view().await else {
-                return Err(crate::ChangeError::Closed("the session is closing".to_owned()));
-            };
-            if job.state.is_terminal() {
-                return Ok(job);
-            }
-            loop {
-                match events.next().await {
-                    Some(Response::Event { event }) if event.job.id != self.id => {}
-                    Some(_) => break,
-                    None => return Err(crate::ChangeError::Closed("the session has ended".to_owned())),
-                }
-            }
-        }
     }
 }
 

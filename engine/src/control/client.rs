@@ -48,9 +48,12 @@ impl Client {
 
     /// Asks and waits for the answer.
     ///
+    /// Cancellation: whether the request was carried out stays open, and the connection is of no more use: connect
+    /// anew, and look.
+    ///
     /// # Errors
     ///
-    /// [`CallError`]. Not cancellation-safe: after a dropped call, connect anew.
+    /// [`CallError`].
     pub async fn call(&mut self, request: &Request) -> Result<Response, CallError> {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
@@ -59,6 +62,8 @@ impl Client {
     }
 
     /// Turns the connection into a stream of events; see [`Request::Subscribe`].
+    ///
+    /// Cancellation: the connection is closed; what has happened can be asked for again.
     ///
     /// # Errors
     ///
@@ -102,7 +107,9 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// The next item; `None` when the owner has gone. Cancellation-safe.
+    /// The next item; `None` when the owner has gone.
+    ///
+    /// Cancellation: dropping the future loses nothing; the next call goes on where it was.
     ///
     /// # Errors
     ///

@@ -71,10 +71,9 @@ impl Bench {
         let (ended, live): (Vec<&Job>, Vec<&Job>) = jobs.iter().partition(|job| job.state().is_terminal());
         let mut puts: Vec<(RowKey, Vec<u8>)> = vec![meta_row(JobId(last))];
         puts.extend(live.iter().flat_map(|job| live_rows(job, true)));
-        let export = Some(table::LIVE.to_vec());
         puts.extend(ended.iter().flat_map(|job| archive_rows(job)));
         puts.extend(jobs.iter().filter_map(|job| job.spec.key.as_deref().map(|key| key_row(key, job.id))));
-        let checkpoint = Checkpoint { puts, export, ..Checkpoint::default() };
+        let checkpoint = Checkpoint { puts, export: Some(table::LIVE.to_vec()), ..Checkpoint::default() };
         journal.checkpoint_blocking(checkpoint).expect("a checkpoint");
         for job in tail {
             let spec = Box::new(job.spec.clone());
@@ -396,7 +395,7 @@ async fn jobs_go_from_one_session_to_another() {
     // And a session takes them as its own.
     let options = SessionOptions { admit: false, ..SessionOptions::new(to.session()) };
     let session = Session::open(options).await.expect("opens");
-    assert_eq!(session.jobs().await.len(), 6);
+    assert_eq!(session.jobs().await.expect("open").len(), 6);
     session.shutdown().await;
 }
 

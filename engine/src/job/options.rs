@@ -14,6 +14,19 @@ pub const PRIORITY_DEFAULT: u8 = 5;
 pub const PRIORITY_MAX: u8 = 9;
 
 /// How a job's connections are made, where the session's defaults are not enough.
+///
+/// ```
+/// use longhaul::{Submission, TransportOptions};
+///
+/// let transport = TransportOptions::default()
+///     .proxy("http://proxy.example.org:3128")
+///     .ca_file("/etc/ssl/example-ca.pem")
+///     .client_certificate("/etc/ssl/me.pem", Some("/etc/ssl/me.key".into()));
+/// let upload = Submission::upload("/data/movie.mp4", "https://example.org/files/")
+///     .transport(transport)
+///     .proxy_user("me:s3cret");
+/// assert!(!format!("{upload:?}").contains("s3cret"));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TransportOptions {
@@ -31,6 +44,33 @@ pub struct TransportOptions {
     pub key_file: Option<PathBuf>,
     /// Trust any certificate. For tests.
     pub insecure: bool,
+}
+
+impl TransportOptions {
+    /// The URL of a proxy, without password (that is [`Submission::proxy_user`](crate::Submission::proxy_user));
+    /// empty for none at all, also not that of the environment.
+    #[must_use]
+    pub fn proxy(self, url: impl Into<String>) -> Self {
+        Self { proxy: Some(url.into()), ..self }
+    }
+
+    /// A PEM file of certificates that are trusted besides the system's.
+    #[must_use]
+    pub fn ca_file(self, path: impl Into<PathBuf>) -> Self {
+        Self { ca_file: Some(path.into()), ..self }
+    }
+
+    /// A PEM file with a client certificate, and one with its key if that is not in the first.
+    #[must_use]
+    pub fn client_certificate(self, certificate: impl Into<PathBuf>, key: Option<PathBuf>) -> Self {
+        Self { cert_file: Some(certificate.into()), key_file: key, ..self }
+    }
+
+    /// Whether any certificate is trusted. For tests.
+    #[must_use]
+    pub fn insecure(self, insecure: bool) -> Self {
+        Self { insecure, ..self }
+    }
 }
 
 /// What single protocols want to know.

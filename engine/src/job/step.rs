@@ -31,6 +31,8 @@ use crate::schedule::retry;
 
 /// Bytes of a server's or system's text that are kept: a history of them must fit a row.
 const TEXT_MAX: usize = 180;
+/// What is said of a job that goes on.
+pub const RESUMED: &str = "resumed";
 /// Part files that may be lost before the job fails, in multiples of its attempts.
 const PARTS_LOST_FACTOR: u32 = 3;
 
@@ -626,7 +628,7 @@ impl Machine<'_> {
         }
         self.core.attempts = 0;
         self.core.trouble = None;
-        self.what = Some("resumed".to_owned());
+        self.what = Some(RESUMED.to_owned());
         true
     }
 

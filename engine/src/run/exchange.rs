@@ -91,6 +91,7 @@ impl Exchange {
         let lane = self.send.lane;
         let (sink, fault) = (self.send.sink, transfer::FaultSlot::default());
         let answered = self.request(hand, &fault).await;
+        self.trace(&answered);
         // A broken source explains whatever the connection made of it.
         if let Some(fault) = take_fault(&fault) {
             self.unsent(hand);
@@ -134,6 +135,22 @@ impl Exchange {
         hand.say(Input::Protocol(protocol::Input::Reply { lane, reply }));
         if held && let Ok(order) = (&mut self.ordered).await {
             self.store(hand, body, order).await;
+        }
+    }
+
+    /// Says what was asked of whom, and what came of it: neither path, query nor headers, which may be secret.
+    fn trace(&self, answered: &Result<HttpResponse, Failure>) {
+        let (method, host) = (&self.send.method, wire::host(&self.send.url));
+        match answered {
+            Ok(response) => {
+                tracing::debug!(%method, %host, status = response.status.as_u16(), "answered");
+            }
+            Err(Failure::Net(error)) => {
+                tracing::debug!(%method, %host, kind = ?error.kind, "no answer");
+            }
+            Err(Failure::Local(_) | Failure::Credential(_)) => {
+                tracing::debug!(%method, %host, "not sent");
+            }
         }
     }
 

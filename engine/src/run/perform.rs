@@ -14,6 +14,7 @@ use std::time::Duration;
 use longhaul_journal::Committed;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::{Instrument as _, Span};
 
 use super::Message;
 use super::exchange::Exchange;
@@ -22,8 +23,17 @@ use super::transfer::{self, Gate, Pace, Progress, Tail};
 use crate::job::step::{Effect, Input, LocalFault, Transition};
 use crate::job::{Checksum, ChecksumAlgorithm, Direction, FailCause, Job, JobId, Outcome, Part, Phase};
 use crate::ports::{Ports, WallMs};
-use crate::protocol;
+use crate::protocol::{self, wire};
 use crate::schedule::retry;
+
+/// The span around everything that is said of a job.
+pub fn span(job: &Job) -> Span {
+    let direction = match job.spec.direction() {
+        Direction::Upload => "upload",
+        Direction::Download => "download",
+    };
+    tracing::info_span!("job", id = %job.id, direction = %direction, host = %wire::host(&job.spec.url))
+}
 
 /// What is in flight for one job.
 #[derive(Debug)]
@@ -171,10 +181,13 @@ impl Performer {
             id: job.id,
             epoch,
             gate: live.gate.clone(),
+            span: span(job),
         };
         live.tasks.retain(|task| !task.is_finished());
         let first = live.tasks.is_empty();
-        live.tasks.push(tokio::spawn(hand.run(first, deeds, exchanges, pauses)).abort_handle());
+        let span = hand.span.clone();
+        let task = hand.run(first, deeds, exchanges, pauses).instrument(span);
+        live.tasks.push(tokio::spawn(task).abort_handle());
     }
 
     fn stage(&self, job: &Job, copy_fits: bool, stop: Arc<AtomicBool>) -> Deed {
@@ -240,6 +253,8 @@ pub(super) struct Hand {
     id: JobId,
     epoch: u64,
     pub gate: Gate,
+    /// The job's, for what runs beside the task itself.
+    span: Span,
 }
 
 impl Hand {
@@ -274,7 +289,8 @@ impl Hand {
         let mut tasks = JoinSet::new();
         for exchange in exchanges {
             let hand = Arc::clone(&hand);
-            tasks.spawn(async move { exchange.run(&hand).await });
+            let span = hand.span.clone();
+            tasks.spawn(async move { exchange.run(&hand).await }.instrument(span));
         }
         for (lane, span) in pauses {
             let hand = Arc::clone(&hand);

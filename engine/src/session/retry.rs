@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use super::{Engine, Submission, UploadProtocol};
 use crate::control::{Acceptance, PAGE_MAX, Query, Response, Selection, Skipped};
+use crate::error::SessionClosed;
 use crate::job::{Direction, FailCause, Job, JobId, JobState, Outcome, Phase};
 use crate::protocol::ProtocolId;
-use crate::run::{Ask, Message, Order, staging};
+use crate::run::{Order, staging};
 use crate::secret::Secrets;
 
 /// Jobs that are tried again in one go.
@@ -25,13 +26,18 @@ impl Engine {
     pub(super) async fn retry(&self, jobs: Selection) -> Response {
         let named = jobs.ids.clone();
         let (mut changed, mut skipped) = (Vec::new(), Vec::new());
-        let candidates = if let Some(ids) = &named {
-            ids.clone()
-        } else {
-            let failed = jobs.in_states([JobState::Failed]);
-            self.list(failed).await.iter().map(|view| view.id).collect()
+        let candidates = match &named {
+            Some(ids) => ids.clone(),
+            None => match self.list(jobs.in_states([JobState::Failed])).await {
+                Ok(failed) => failed.iter().map(|view| view.id).collect(),
+                Err(closed) => return refused(closed),
+            },
         };
-        let followed = self.followed(candidates.iter().min().copied()).await;
+        // Not knowing whether a job was tried again is no reason to send it twice.
+        let followed = match self.followed(candidates.iter().min().copied()).await {
+            Ok(followed) => followed,
+            Err(closed) => return refused(closed),
+        };
         for slice in candidates.chunks(SLICE) {
             let mut orders = Vec::new();
             for &id in slice {
@@ -59,24 +65,22 @@ impl Engine {
         skipped.truncate(PAGE_MAX);
         let count = changed.len() as u64;
         changed.truncate(PAGE_MAX);
-        let jobs = if changed.is_empty() { Vec::new() } else { self.list(Selection::ids(changed)).await };
-        Response::Changed { changed: count, jobs, skipped }
+        match self.list(Selection::ids(changed)).await {
+            Ok(jobs) => Response::Changed { changed: count, jobs, skipped },
+            Err(closed) => refused(closed),
+        }
     }
 
     /// Which jobs have been tried again already, by what: only jobs after the first candidate can have done so.
-    async fn followed(&self, first: Option<JobId>) -> BTreeMap<JobId, JobId> {
+    async fn followed(&self, first: Option<JobId>) -> Result<BTreeMap<JobId, JobId>, SessionClosed> {
         let mut followed = BTreeMap::new();
         let mut query = Query { after: first, ..Query::default() };
-        while let Response::Jobs { jobs, more } = self.call_list(query.clone()).await {
+        loop {
+            let (jobs, more) = self.page(query.clone()).await?;
             followed.extend(jobs.iter().filter_map(|view| Some((view.predecessor?, view.id))));
-            let Some(after) = more else { break };
+            let Some(after) = more else { return Ok(followed) };
             query.after = Some(after);
         }
-        followed
-    }
-
-    async fn call_list(&self, query: Query) -> Response {
-        self.send(|answer| Message::Ask { ask: Ask::List(query), answer }).await
     }
 
     async fn again(&self, id: JobId, followed: &BTreeMap<JobId, JobId>) -> Result<Order, String> {
@@ -99,6 +103,10 @@ impl Engine {
         let read = self.ports.block(move |disk| staging::read_secrets(disk, &path)).await;
         read.map_err(|error| format!("its headers are no longer kept ({error}); submit it anew"))
     }
+}
+
+fn refused(SessionClosed(text): SessionClosed) -> Response {
+    Response::Refused { kind: "journal".to_owned(), text }
 }
 
 /// What was submitted, as far as the user said it.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Engine, Submission, Transfer, UploadProtocol};
 use crate::error::SubmitError;
-use crate::job::{JobId, JobSpec, PRIORITY_MAX, StageMode, Token};
+use crate::job::{Direction, JobId, JobSpec, PRIORITY_MAX, StageMode, Token};
 use crate::protocol::ProtocolId;
 use crate::run::Order;
 
@@ -18,6 +18,38 @@ const PARALLEL_MAX: u16 = 64;
 const NAME_MAX: usize = 200;
 
 impl Engine {
+    /// What to hand in for a submission.
+    ///
+    /// A key makes submitting again harmless also when the job has done its work since: then the destination exists,
+    /// or the source is gone, and that is no reason to refuse.
+    pub(super) async fn order_or_known(&self, submission: Submission) -> Result<Order, SubmitError> {
+        let again = submission.key.is_some().then(|| submission.clone());
+        match (self.order(submission, None).await, again) {
+            (Err(error @ (SubmitError::Source { .. } | SubmitError::Destination { .. })), Some(again)) => {
+                self.known(&again).await.map(Order::Known).ok_or(error)
+            }
+            (order, _) => order,
+        }
+    }
+
+    /// The job that the submission's key has, if it is the same transfer.
+    async fn known(&self, submission: &Submission) -> Option<JobId> {
+        let (local, direction) = match &submission.transfer {
+            Transfer::Upload { source, .. } => (source.clone(), Direction::Upload),
+            Transfer::Download { destination, .. } => (destination.clone(), Direction::Download),
+        };
+        let job = self.keyed(submission.key.clone()?).await?;
+        let path = self.ports.block(move |disk| {
+            let name = local.file_name().unwrap_or_default();
+            let parent = local.parent().filter(|parent| !parent.as_os_str().is_empty());
+            Ok(disk.resolve(parent.unwrap_or(Path::new(".")))?.join(name))
+        });
+        let path = path.await.ok()?;
+        let same =
+            job.spec.url == submission.url && job.spec.direction() == direction && job.spec.path == path;
+        same.then_some(job.id)
+    }
+
     /// Looks at both ends of a submission, and at nothing else.
     pub(super) async fn order(
         &self,

@@ -26,6 +26,24 @@ use crate::secret::{CredentialRef, Redacted, Secrets};
 ///     .header("X-Album", "summer");
 /// assert_eq!(night_shift.priority, 2);
 /// ```
+///
+/// A download of which everything is known beforehand:
+///
+/// ```
+/// use longhaul::{Checksum, CredentialRef, Submission, WallMs};
+///
+/// let digest = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+/// let movie = Submission::download("https://example.org/movie.mp4", "/data/movie.mp4")
+///     .mirror("https://mirror.example.net/movie.mp4")
+///     .parallel(4)
+///     .checksum(digest.parse::<Checksum>()?)
+///     .credential(CredentialRef::Env("EXAMPLE_TOKEN".to_owned())) // only the reference is journaled
+///     .secret_header("X-Api-Key", "s3cret") // in a file of the session (0600), not in the journal
+///     .attempts_max(50) // failures in a row until it is suspended; waits between them grow by themselves
+///     .deadline(WallMs(1_900_000_000_000)); // failed if not complete by then
+/// assert!(!format!("{movie:?}").contains("s3cret"));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submission {
     /// Which way, and the local end.
@@ -285,6 +303,13 @@ impl Submission {
         self
     }
 
+    /// `name:password` for the proxy, which nobody else may see: kept as [`Submission::secret_header`] is.
+    #[must_use]
+    pub fn proxy_user(mut self, name_and_password: impl Into<String>) -> Self {
+        self.secrets.proxy_user = Some(Redacted::new(name_and_password.into()));
+        self
+    }
+
     /// How connections are made.
     #[must_use]
     pub fn transport(self, transport: TransportOptions) -> Self {
@@ -302,6 +327,21 @@ impl Submission {
     #[must_use]
     pub fn only_over(mut self, etag: impl Into<String>) -> Self {
         self.http.if_match = Some(etag.into());
+        self
+    }
+
+    /// Whether a PUT is complete only when a look at the object has shown it, as it is where nothing else is asked
+    /// for. `false`: the server's 2xx is believed where it lets nobody look.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.http.verify = verify;
+        self
+    }
+
+    /// Whether the server documents `Idempotency-Key` for POST: then one is sent, and a lost answer is asked for again.
+    #[must_use]
+    pub fn idempotent_post(mut self, documented: bool) -> Self {
+        self.http.idempotent_post = documented;
         self
     }
 
@@ -327,6 +367,19 @@ impl Submission {
 ///
 /// let options = SessionOptions::new("/var/lib/app/transfers").concurrent(4).per_host(2).limit_rate(1 << 20);
 /// assert_eq!(options.concurrent, 4);
+/// ```
+///
+/// For a visitor that only changes jobs and leaves, without beginning any transfer:
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use longhaul::control::Selection;
+/// use longhaul::{Session, SessionOptions};
+///
+/// let session = Session::open(SessionOptions::new("/var/lib/app/transfers").admit(false)).await?;
+/// println!("{} jobs cancelled", session.cancel(Selection::group("movies")).await?.changed);
+/// session.shutdown().await;
+/// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
 pub struct SessionOptions {

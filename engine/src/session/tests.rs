@@ -51,7 +51,7 @@ async fn what_was_accepted_is_found_again_and_goes_on_by_itself() {
 
     let session = open(&options).await;
     let mut events = session.events();
-    let views = session.jobs().await;
+    let views = session.jobs().await.expect("open");
     assert_eq!(views.iter().map(|view| view.id).collect::<Vec<_>>(), [job.id(), paused.id()]);
     // An attempt of the first is enough to see that it goes on; the second must not have any.
     let tried = loop {
@@ -62,7 +62,7 @@ async fn what_was_accepted_is_found_again_and_goes_on_by_itself() {
         }
     };
     assert_eq!(tried.id, job.id());
-    assert_eq!(session.jobs().await[1].state, JobState::Suspended);
+    assert_eq!(session.jobs().await.expect("open")[1].state, JobState::Suspended);
     session.shutdown().await;
 }
 
@@ -71,9 +71,9 @@ async fn two_sessions_live_side_by_side_in_one_process() {
     let ((one_dir, one), (_two_dir, two)) = (home(), home());
     let (first, second) = (open(&one).await, open(&two).await);
     let job = first.upload(one_dir.path().join("source"), NOBODY).await.expect("accepted");
-    assert_eq!(first.jobs().await.len(), 1);
-    assert!(second.jobs().await.is_empty(), "each has its own jobs");
-    assert!(second.job(job.id()).await.is_none());
+    assert_eq!(first.jobs().await.expect("open").len(), 1);
+    assert!(second.jobs().await.expect("open").is_empty(), "each has its own jobs");
+    assert!(second.job(job.id()).await.expect("open").is_none());
     second.shutdown().await;
     let ended = job.cancel().await;
     assert!(ended.is_ok(), "the other one is still at work: {ended:?}");
@@ -108,7 +108,7 @@ async fn a_session_that_does_not_admit_starts_nothing_and_still_journals() {
     let job = session.upload(dir.path().join("source"), NOBODY).await.expect("accepted");
     job.suspend().await.expect("suspended");
     job.resume().await.expect("resumed");
-    let view = job.view().await.expect("there");
+    let view = job.view().await.expect("open").expect("there");
     assert_eq!((view.state, view.attempts), (JobState::Queued, 0));
     job.cancel().await.expect("cancelled");
     assert_eq!(job.wait().await.expect("clean-up goes on").state, JobState::Failed);
@@ -164,7 +164,87 @@ async fn submissions_that_cannot_be_are_refused_before_anything_is_journaled() {
     assert!(matches!(refused, Err(SubmitError::Destination { .. })), "it exists: {refused:?}");
     let refused = session.upload(&source, format!("http://host/{}", "x".repeat(60_000))).await;
     assert!(matches!(refused, Err(SubmitError::TooLarge(_))), "{refused:?}");
-    assert!(session.jobs().await.is_empty());
+    assert!(session.jobs().await.expect("open").is_empty());
+    session.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_closed_session_cannot_know_is_no_empty_answer() {
+    let (dir, options) = home();
+    let session = open(&options).await;
+    let job = session.upload(dir.path().join("source"), NOBODY).await.expect("accepted");
+    assert_eq!(session.clone().shutdown().await, Closed::Stopped);
+    let closing = SessionClosed("the session is closing".to_owned());
+    assert_eq!(session.jobs().await, Err(closing.clone()));
+    assert_eq!(session.page(Query::default()).await, Err(closing.clone()));
+    assert_eq!(session.count(Selection::all()).await, Err(closing.clone()));
+    assert_eq!(session.cancel(Selection::all()).await, Err(closing.clone()));
+    assert_eq!(session.retry(Selection::all()).await, Err(closing.clone()));
+    assert_eq!(session.job(job.id()).await.map(|_| ()), Err(closing.clone()));
+    assert_eq!((job.view().await, job.log().await), (Err(closing.clone()), Err(closing)));
+    let waited = job.wait().await;
+    assert!(matches!(waited, Err(crate::ChangeError::Closed(_))), "{waited:?}");
+    let refused = session.upload(dir.path().join("source"), NOBODY).await;
+    assert!(matches!(refused, Err(SubmitError::Closed(_))), "{refused:?}");
+    assert!(session.events_after(None, Selection::all()).await.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_group_is_changed_together_and_the_others_stay_as_they_are() {
+    let (dir, options) = home();
+    let session = open(&options).await;
+    let submission = Submission::upload(dir.path().join("source"), NOBODY);
+    for _ in 0..3 {
+        session.submit(submission.clone().group("movies")).await.expect("accepted");
+    }
+    let other = session.submit(submission).await.expect("accepted");
+    let movies = || Selection::group("movies");
+
+    let suspended = session.suspend(movies()).await.expect("open");
+    assert_eq!((suspended.changed, suspended.jobs.len(), suspended.skipped.len()), (3, 3, 0));
+    let counts = session.count(movies()).await.expect("open");
+    assert_eq!((counts.suspended, counts.all()), (3, 3));
+    assert_eq!(session.resume(movies()).await.expect("open").changed, 3);
+    assert_eq!(session.cancel(movies()).await.expect("open").changed, 3);
+    for view in session.select(movies()).await.expect("open") {
+        let job = session.job(view.id).await.expect("open").expect("there");
+        assert_eq!(job.wait().await.expect("ends").state, JobState::Failed);
+    }
+    let again = session.retry(movies()).await.expect("open");
+    assert_eq!(again.changed, 3);
+    assert!(again.jobs.iter().all(|job| job.predecessor.is_some()), "{again:?}");
+    assert_eq!(session.retry(movies()).await.expect("open").changed, 0, "once each");
+    assert_eq!(session.remove(movies()).await.expect("open").changed, 3, "only those that have ended");
+    assert_eq!(session.count(movies()).await.expect("open").all(), 3);
+
+    let named = Selection::ids([other.id(), JobId(99)]);
+    let removed = session.remove(named).await.expect("open");
+    assert_eq!((removed.changed, removed.skipped.len()), (0, 2), "{removed:?}");
+    assert!(!other.view().await.expect("open").expect("there").state.is_terminal());
+    session.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_failed_job_is_tried_again_once_and_taken_off_the_list() {
+    let (dir, options) = home();
+    let session = open(&options).await;
+    let submission = Submission::upload(dir.path().join("source"), NOBODY).key("one");
+    let job = session.submit(submission).await.expect("accepted");
+    let refused = job.retry().await;
+    assert!(matches!(refused, Err(crate::ChangeError::Left { .. })), "it has not failed: {refused:?}");
+    let refused = job.remove().await;
+    assert!(matches!(refused, Err(crate::ChangeError::Left { .. })), "it has not ended: {refused:?}");
+    job.cancel().await.expect("cancelled");
+    job.wait().await.expect("ends");
+
+    let again = job.retry().await.expect("accepted");
+    let view = again.view().await.expect("open").expect("there");
+    assert_eq!((view.predecessor, view.key.as_deref()), (Some(job.id()), Some("one")));
+    assert!(job.retry().await.is_err(), "it has its successor");
+    assert_eq!(job.remove().await.expect("removed").id, job.id());
+    assert_eq!((job.view().await, job.log().await), (Ok(None), Ok(None)));
+    let past = job.wait().await;
+    assert!(matches!(past, Err(crate::ChangeError::Left { .. })), "{past:?}");
     session.shutdown().await;
 }
 

@@ -181,7 +181,7 @@ impl Sim {
         let world = Arc::clone(&self.world);
         let Some(session) = self.open(life, !self.is_over).await else { return LifeEnd::Exited };
         world.opened();
-        let views = session.jobs().await;
+        let views = session.jobs().await.unwrap_or_default();
         if !world.is_alive(life) {
             return LifeEnd::Crashed;
         }
@@ -313,7 +313,7 @@ impl Sim {
     async fn ask(&self, session: &Session, act: Act, job: u64) {
         let world = &self.world;
         let Some(id) = lock(&self.oracle).id(job) else { return };
-        let Some(handle) = session.job(id).await else { return };
+        let Ok(Some(handle)) = session.job(id).await else { return };
         if act != Act::Suspend {
             world.let_go(job);
         }
@@ -349,7 +349,7 @@ impl Sim {
         let deadline = world.now() + SETTLE_MAX;
         let (mut before, mut since) = (Vec::new(), world.now());
         loop {
-            let views = session.jobs().await;
+            let views = session.jobs().await.unwrap_or_default();
             if views.is_empty() && lock(&self.oracle).expects_jobs() {
                 // The engine has closed: whoever waits for that as well will hear why.
                 world.sleep(STILL).await;
