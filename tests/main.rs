@@ -9,6 +9,7 @@
 mod support {
     pub mod files;
     pub mod haul;
+    pub mod killer;
     pub mod mount;
     pub mod process;
     pub mod proxy;
@@ -21,13 +22,17 @@ mod support {
 mod blackbox {
     mod answers;
     mod command_line;
+    mod concat;
     mod damage;
+    mod form;
     mod full_disk;
     mod kills;
     mod lies;
     mod names;
     mod owners;
+    mod put;
     mod remote;
+    mod segments;
     mod sizes;
     mod source;
     mod suspend;

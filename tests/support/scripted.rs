@@ -42,6 +42,10 @@ pub enum Answer {
     ForwardAndLose,
     /// Closes the connection without an answer.
     Close,
+    /// Takes the whole body, sends these bytes as they are, and closes the connection without having said so.
+    Raw(Vec<u8>),
+    /// Connects to the server behind, says 200, and passes bytes both ways: what CONNECT asks for.
+    Tunnel,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -131,6 +135,10 @@ impl Scripted {
         Self { addr, shared }
     }
 
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
@@ -188,6 +196,15 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
             copy_body(&mut reader, framing, &mut io::sink())?;
             write_reply(client, &request, &reply)?;
         }
+        Answer::Raw(bytes) => {
+            copy_body(&mut reader, framing, &mut io::sink())?;
+            let mut client = client;
+            client.write_all(&bytes)?;
+        }
+        Answer::Tunnel => {
+            let behind = shared.behind.expect("a script that tunnels has a server behind it");
+            return tunnel(client, TcpStream::connect(behind)?);
+        }
         Answer::Forward => {
             let answer = forward(&request, &mut reader, framing, shared)?;
             let mut client = client;
@@ -204,6 +221,20 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
     // Lets the client read the answer before the socket goes.
     io::copy(&mut reader, &mut io::sink())?;
     Ok(())
+}
+
+fn tunnel(mut client: &TcpStream, server: TcpStream) -> io::Result<()> {
+    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    let up = thread::spawn(move || {
+        let copied = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+        copied
+    });
+    let down = io::copy(&mut &server, &mut client);
+    client.shutdown(Shutdown::Both)?;
+    up.join().map_err(|_| io::ErrorKind::Other)??;
+    down.map(drop)
 }
 
 fn write_reply(mut client: &TcpStream, request: &Request, reply: &Reply) -> io::Result<()> {
