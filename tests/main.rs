@@ -7,6 +7,7 @@
 //! one) and taken back from `HAUL_TEST_SEED`. `HAUL_TEST_KILLS` sets how many kills the kill tests do.
 
 mod support {
+    pub mod certs;
     pub mod files;
     pub mod haul;
     pub mod killer;
@@ -24,6 +25,7 @@ mod blackbox {
     mod command_line;
     mod concat;
     mod damage;
+    mod edges;
     mod form;
     mod full_disk;
     mod kills;

@@ -183,8 +183,8 @@ fn a_lost_answer_is_looked_up() {
     let Upload { haul, server, source, .. } = upload("put::a_lost_answer_is_looked_up", SIZE);
     let lost = AtomicBool::new(false);
     let front = Scripted::before(server.addr(), move |request| {
-        let lose = request.method == "PUT" && !lost.swap(true, Ordering::SeqCst);
-        if lose { Answer::ForwardAndLose } else { Answer::Forward }
+        let first = request.method == "PUT" && !lost.swap(true, Ordering::SeqCst);
+        if first { Answer::ForwardAndLose } else { Answer::Forward }
     });
     haul.run(&["put", "--protocol", "put", arg(&source), &front.url("/object")]).expect(0);
     assert_eq!(front.count("PUT"), 1, "{:?}", front.seen());

@@ -38,6 +38,8 @@ pub enum Answer {
     Reply(Reply),
     /// Hands the request to the server behind and its answer back.
     Forward,
+    /// As [`Answer::Forward`], but closes the connection without having said so.
+    ForwardAndClose,
     /// Hands the request on, reads the answer, and resets the client's connection instead of telling it.
     ForwardAndLose,
     /// Closes the connection without an answer.
@@ -203,16 +205,21 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
         }
         Answer::Tunnel => {
             let behind = shared.behind.expect("a script that tunnels has a server behind it");
-            return tunnel(client, TcpStream::connect(behind)?);
+            return tunnel(client, &TcpStream::connect(behind)?);
         }
         Answer::Forward => {
             let answer = forward(&request, &mut reader, framing, shared)?;
             let mut client = client;
-            copy_answer(&request, answer, &mut client)?;
+            copy_answer(&request, answer, true, &mut client)?;
+        }
+        Answer::ForwardAndClose => {
+            let answer = forward(&request, &mut reader, framing, shared)?;
+            let mut client = client;
+            copy_answer(&request, answer, false, &mut client)?;
         }
         Answer::ForwardAndLose => {
             let answer = forward(&request, &mut reader, framing, shared)?;
-            copy_answer(&request, answer, &mut io::sink())?;
+            copy_answer(&request, answer, true, &mut io::sink())?;
             let _ = socket2::SockRef::from(client).set_linger(Some(std::time::Duration::ZERO));
             return Ok(());
         }
@@ -223,7 +230,7 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-fn tunnel(mut client: &TcpStream, server: TcpStream) -> io::Result<()> {
+fn tunnel(mut client: &TcpStream, server: &TcpStream) -> io::Result<()> {
     client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
     let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
     let up = thread::spawn(move || {
@@ -231,7 +238,7 @@ fn tunnel(mut client: &TcpStream, server: TcpStream) -> io::Result<()> {
         let _ = to.shutdown(Shutdown::Write);
         copied
     });
-    let down = io::copy(&mut &server, &mut client);
+    let down = io::copy(&mut &*server, &mut client);
     client.shutdown(Shutdown::Both)?;
     up.join().map_err(|_| io::ErrorKind::Other)??;
     down.map(drop)
@@ -284,6 +291,7 @@ fn forward(
 fn copy_answer(
     request: &Request,
     mut answer: BufReader<TcpStream>,
+    says_close: bool,
     client: &mut impl Write,
 ) -> io::Result<()> {
     let Some((first, headers)) = read_head(&mut answer)? else { return Ok(()) };
@@ -293,7 +301,7 @@ fn copy_answer(
             header(&mut head, name, value);
         }
     }
-    head.push_str("Connection: close\r\n\r\n");
+    head.push_str(if says_close { "Connection: close\r\n\r\n" } else { "\r\n" });
     client.write_all(head.as_bytes())?;
     let bodiless = request.method == "HEAD" || first.contains(" 204 ") || first.contains(" 304 ");
     if !bodiless {

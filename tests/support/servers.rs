@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::certs::Certs;
 use crate::support::files::tree;
 use crate::support::process::Running;
 use crate::support::wait::{PATIENCE, within};
@@ -105,6 +106,18 @@ impl Server {
     /// nginx that stores what is PUT below `dir`.
     pub fn nginx_dav(dir: &Path) -> Self {
         Self::nginx(dir, "dav_methods PUT; create_full_put_path on; client_max_body_size 0;")
+    }
+
+    /// nginx that serves `dir` at `/` over TLS on a port of its own, with further directives; gives its address too.
+    pub fn nginx_tls(dir: &Path, certs: &Certs, directives: &str) -> (Self, SocketAddr) {
+        let addr = free_port();
+        let (cert, key) = (certs.path("server.pem"), certs.path("server.key"));
+        let directives = format!(
+            "listen {addr} ssl; ssl_certificate {}; ssl_certificate_key {}; {directives}",
+            cert.display(),
+            key.display()
+        );
+        (Self::nginx(dir, &directives), addr)
     }
 
     /// nginx serving `dir` at `/`, with further directives for the server block.
