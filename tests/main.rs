@@ -7,8 +7,10 @@
 //! one) and taken back from `HAUL_TEST_SEED`. `HAUL_TEST_KILLS` sets how many kills the kill tests do.
 
 mod support {
+    pub mod certs;
     pub mod files;
     pub mod haul;
+    pub mod killer;
     pub mod mount;
     pub mod process;
     pub mod proxy;
@@ -21,13 +23,18 @@ mod support {
 mod blackbox {
     mod answers;
     mod command_line;
+    mod concat;
     mod damage;
+    mod edges;
+    mod form;
     mod full_disk;
     mod kills;
     mod lies;
     mod names;
     mod owners;
+    mod put;
     mod remote;
+    mod segments;
     mod sizes;
     mod source;
     mod suspend;

@@ -112,10 +112,30 @@ impl Haul {
         (id, running)
     }
 
+    /// Submits one job to the owner (`--detach`) and returns its id.
+    #[track_caller]
+    pub fn detach(&self, arguments: &[&str]) -> String {
+        let done = self.run(&[&["--json"], arguments, &["--detach"]].concat()).expect(0);
+        values(&done.stdout)[0]["accepted"][0].as_u64().expect("a job was accepted").to_string()
+    }
+
     /// The job as `show` has it; nothing if `show` fails, as it may while owners change.
     pub fn show(&self, id: &str) -> Option<Value> {
         let done = self.run(&["--json", "show", id]);
         if done.code == Some(0) { values(&done.stdout).into_iter().next() } else { None }
+    }
+
+    /// What happened to the job, as `log` tells people.
+    #[track_caller]
+    pub fn log(&self, id: &str) -> String {
+        self.run(&["log", id]).expect(0).stdout
+    }
+
+    /// Runs a transfer with `--json` that is to end with `code`; returns its job's last state.
+    #[track_caller]
+    pub fn transfer(&self, arguments: &[&str], code: i32) -> Value {
+        let done = self.run(&[&["--json"], arguments].concat()).expect(code);
+        values(&done.stdout).pop().expect("a final object")
     }
 
     /// All jobs, as `ls` has them.

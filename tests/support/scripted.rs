@@ -38,10 +38,16 @@ pub enum Answer {
     Reply(Reply),
     /// Hands the request to the server behind and its answer back.
     Forward,
+    /// As [`Answer::Forward`], but closes the connection without having said so.
+    ForwardAndClose,
     /// Hands the request on, reads the answer, and resets the client's connection instead of telling it.
     ForwardAndLose,
     /// Closes the connection without an answer.
     Close,
+    /// Takes the whole body, sends these bytes as they are, and closes the connection without having said so.
+    Raw(Vec<u8>),
+    /// Connects to the server behind, says 200, and passes bytes both ways: what CONNECT asks for.
+    Tunnel,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -188,14 +194,28 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
             copy_body(&mut reader, framing, &mut io::sink())?;
             write_reply(client, &request, &reply)?;
         }
+        Answer::Raw(bytes) => {
+            copy_body(&mut reader, framing, &mut io::sink())?;
+            let mut client = client;
+            client.write_all(&bytes)?;
+        }
+        Answer::Tunnel => {
+            let behind = shared.behind.expect("a script that tunnels has a server behind it");
+            return tunnel(client, &TcpStream::connect(behind)?);
+        }
         Answer::Forward => {
             let answer = forward(&request, &mut reader, framing, shared)?;
             let mut client = client;
-            copy_answer(&request, answer, &mut client)?;
+            copy_answer(&request, answer, true, &mut client)?;
+        }
+        Answer::ForwardAndClose => {
+            let answer = forward(&request, &mut reader, framing, shared)?;
+            let mut client = client;
+            copy_answer(&request, answer, false, &mut client)?;
         }
         Answer::ForwardAndLose => {
             let answer = forward(&request, &mut reader, framing, shared)?;
-            copy_answer(&request, answer, &mut io::sink())?;
+            copy_answer(&request, answer, true, &mut io::sink())?;
             let _ = socket2::SockRef::from(client).set_linger(Some(std::time::Duration::ZERO));
             return Ok(());
         }
@@ -204,6 +224,20 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
     // Lets the client read the answer before the socket goes.
     io::copy(&mut reader, &mut io::sink())?;
     Ok(())
+}
+
+fn tunnel(mut client: &TcpStream, server: &TcpStream) -> io::Result<()> {
+    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+    let (mut from, mut to) = (client.try_clone()?, server.try_clone()?);
+    let up = thread::spawn(move || {
+        let copied = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+        copied
+    });
+    let down = io::copy(&mut &*server, &mut client);
+    client.shutdown(Shutdown::Both)?;
+    up.join().map_err(|_| io::ErrorKind::Other)??;
+    down.map(drop)
 }
 
 fn write_reply(mut client: &TcpStream, request: &Request, reply: &Reply) -> io::Result<()> {
@@ -253,6 +287,7 @@ fn forward(
 fn copy_answer(
     request: &Request,
     mut answer: BufReader<TcpStream>,
+    says_close: bool,
     client: &mut impl Write,
 ) -> io::Result<()> {
     let Some((first, headers)) = read_head(&mut answer)? else { return Ok(()) };
@@ -262,7 +297,7 @@ fn copy_answer(
             header(&mut head, name, value);
         }
     }
-    head.push_str("Connection: close\r\n\r\n");
+    head.push_str(if says_close { "Connection: close\r\n\r\n" } else { "\r\n" });
     client.write_all(head.as_bytes())?;
     let bodiless = request.method == "HEAD" || first.contains(" 204 ") || first.contains(" 304 ");
     if !bodiless {

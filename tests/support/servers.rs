@@ -10,6 +10,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::support::certs::Certs;
 use crate::support::files::tree;
 use crate::support::process::Running;
 use crate::support::wait::{PATIENCE, within};
@@ -85,6 +88,36 @@ impl Server {
             command.arg("serve").arg(&store).arg("--listen").arg(addr.to_string()).args(&options);
             command
         })
+    }
+
+    /// A receiver of forms in `dir`; takes them at any path. See [`forms_taken`].
+    pub fn form_node(dir: &Path) -> Self {
+        let (program, modules) = (installed("bin/node"), installed("node"));
+        fs::create_dir_all(dir).expect("the store of the form server");
+        let store = dir.to_owned();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/servers/form-node.mjs");
+        Self::start(dir, move |addr| {
+            let mut command = Command::new(&program);
+            command.arg(&script).arg(&modules).arg(&store).arg(addr.port().to_string());
+            command
+        })
+    }
+
+    /// nginx that stores what is PUT below `dir`.
+    pub fn nginx_dav(dir: &Path) -> Self {
+        Self::nginx(dir, "dav_methods PUT; create_full_put_path on; client_max_body_size 0;")
+    }
+
+    /// nginx that serves `dir` at `/` over TLS on a port of its own, with further directives; gives its address too.
+    pub fn nginx_tls(dir: &Path, certs: &Certs, directives: &str) -> (Self, SocketAddr) {
+        let addr = free_port();
+        let (cert, key) = (certs.path("server.pem"), certs.path("server.key"));
+        let directives = format!(
+            "listen {addr} ssl; ssl_certificate {}; ssl_certificate_key {}; {directives}",
+            cert.display(),
+            key.display()
+        );
+        (Self::nginx(dir, &directives), addr)
     }
 
     /// nginx serving `dir` at `/`, with further directives for the server block.
@@ -184,10 +217,26 @@ fn nginx_conf(addr: SocketAddr, root: &Path, own: &Path, directives: &str) -> St
         http {{
             access_log off; sendfile on; default_type application/octet-stream;
             client_body_temp_path {own}/body; proxy_temp_path {own}/proxy; fastcgi_temp_path {own}/fastcgi;
-            uwsgi_temp_path {own}/uwsgi; scgi_temp_path {own}/scgi;
+            limit_conn_zone $binary_remote_addr zone=client:1m; limit_conn_status 503;
+            large_client_header_buffers 4 32k; uwsgi_temp_path {own}/uwsgi; scgi_temp_path {own}/scgi;
             server {{ listen {addr}; root \"{root}\"; {directives} }}
         }}"
     )
+}
+
+/// The forms that a form server has taken whole, in order: its record of each.
+pub fn forms_taken(dir: &Path) -> Vec<Value> {
+    records(&dir.join("taken.json"))
+}
+
+/// The POSTs that a form server has had, whole or not: their heads.
+pub fn forms_begun(dir: &Path) -> Vec<Value> {
+    records(&dir.join("begun.json"))
+}
+
+fn records(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).expect("a record of the form server")).collect()
 }
 
 /// Where `tests/run` has put a server.
@@ -200,7 +249,7 @@ fn installed(part: &str) -> PathBuf {
 }
 
 /// A loopback port that no test of this run has had and nobody listens on.
-fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     const FIRST: u16 = 18_000;
     const COUNT: u16 = 12_000;

@@ -281,6 +281,7 @@ impl Download<'_> {
     fn checked(&self, mut part: Partial, reply: &Reply) -> Step<State> {
         if !reply.status.is_success() {
             return match wire::classify(reply, self.facts.now) {
+                Verdict::Final(_) if part.version.is_open_ended() => self.unmeasured(part),
                 // A server that cannot be asked is one that cannot be resumed from.
                 Verdict::Final(_) => self.ask(Tally { whole: true, ..part.tally }),
                 verdict @ (Verdict::Retry(_) | Verdict::Auth(_)) => {
@@ -290,14 +291,22 @@ impl Download<'_> {
         }
         let length = wire::content_length(&reply.headers).ok().flatten();
         if length.is_none() && !part.version.framed {
-            let why = "the server told no length and ended the body by closing the connection".to_owned();
-            return step(State::Checking { part }, Next::Fail(FailCause::OutcomeUnknown(why)));
+            return self.unmeasured(part);
         }
         if length != Some(part.have) || part.version.likeness(&reply.headers, true) != Likeness::Same {
             return self.changed(&part);
         }
         part.version.total = length;
         self.verify(part)
+    }
+
+    /// Neither the body nor HEAD tells how long the file is: only a digest that is known beforehand can.
+    fn unmeasured(&self, part: Partial) -> Step<State> {
+        if self.facts.checksum.is_some() {
+            return self.verify(part);
+        }
+        let why = "the server told no length and ended the body by closing the connection".to_owned();
+        step(State::Checking { part }, Next::Fail(FailCause::OutcomeUnknown(why)))
     }
 
     fn stored(&self, part: Partial, until: Option<u64>, last: bool) -> Step<State> {
@@ -341,7 +350,10 @@ impl Download<'_> {
                 step(State::Verifying { part, check }, Next::Go(vec![Effect::Digest(algorithm)]))
             }
             Trial::Proven(evidence) => complete(part.have, evidence, part.version.name),
-            Trial::Wrong(Check::Served, _) if !part.tally.spoiled => {
+            // It came spoiled, or without a length: then it may have been cut off. Once more.
+            Trial::Wrong(check, _)
+                if !part.tally.spoiled && (check == Check::Served || part.version.is_open_ended()) =>
+            {
                 part.tally.spoiled = true;
                 self.ask(part.tally)
             }

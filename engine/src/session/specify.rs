@@ -89,7 +89,7 @@ impl Engine {
             UploadProtocol::Put => ProtocolId::Put,
             UploadProtocol::Form => ProtocolId::Form,
         };
-        let shown = source.clone();
+        let (shown, given) = (source.clone(), source.file_name().map(ToOwned::to_owned));
         let look = async |path: PathBuf| {
             self.ports
                 .block(move |disk| {
@@ -105,6 +105,11 @@ impl Engine {
         if age_ms <= i128::from(TIMESTAMP_GRAIN.subsec_millis()) {
             self.ports.clock.sleep(TIMESTAMP_GRAIN).await;
             file = look(path.clone()).await?.1;
+        }
+        // A link is followed for its bytes; the name is the one that was given, which callers have told apart
+        // from others.
+        if spec.name.is_none() && path.file_name() != given.as_deref() {
+            spec.name = given.map(|name| name.to_string_lossy().into_owned());
         }
         (spec.path, spec.source, spec.stage) = (path, Some(file), stage);
         Ok(())

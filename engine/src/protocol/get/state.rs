@@ -68,6 +68,11 @@ impl Version {
         Self { validator, total, digest, name, url: wire::redact(&reply.url), framed: reply.framed }
     }
 
+    /// Whether nothing has told where the body ends: it may have been cut off.
+    pub(in crate::protocol) fn is_open_ended(&self) -> bool {
+        self.total.is_none() && !self.framed
+    }
+
     /// Compares validators, and digests where both are told. `whole`: the reply is a 200, in which
     /// nothing may be left out; a 206 to If-Range may leave Last-Modified out.
     pub(in crate::protocol) fn likeness(&self, headers: &HeaderMap, whole: bool) -> Likeness {

@@ -563,6 +563,40 @@ fn a_body_that_ends_with_its_connection_is_not_believed_without_a_length() {
     assert!(!matches!(longer.next, Next::Done(_)), "half a file is not complete");
 }
 
+/// What nobody measures, a digest that is known beforehand proves; a wrong one may come of a cut, once.
+#[test]
+fn a_body_of_no_known_length_is_held_against_the_digest_that_was_asked_for() {
+    let unframed = Partial {
+        version: Version { framed: false, ..version(None, None) },
+        tally: Tally::default(),
+        have: 5,
+    };
+    let asked = Checksum { algorithm: ChecksumAlgorithm::Sha256, digest: vec![1; 32] };
+    let facts = facts(Some(&asked));
+    let checking = State::Checking { part: unframed };
+    for answer in [reply(200, &[]), reply(405, &[])] {
+        let verifying = Get::step(&facts, &checking, &answer).unwrap();
+        assert!(matches!(verifying.state, State::Verifying { .. }), "{:?}", verifying.state);
+        let hashed = |byte| Input::Digested { algorithm: ChecksumAlgorithm::Sha256, digest: vec![byte; 32] };
+        let right = Get::step(&facts, &verifying.state, &hashed(1)).unwrap();
+        assert!(matches!(right.next, Next::Done(_)), "{:?}", right.next);
+        let wrong = Get::step(&facts, &verifying.state, &hashed(2)).unwrap();
+        assert!(matches!(wrong.state, State::Asking { tally } if tally.spoiled), "{:?}", wrong.state);
+    }
+}
+
+/// A server that refuses HEAD is not asked for its body for ever.
+#[test]
+fn a_body_of_no_known_length_is_not_asked_for_again_where_head_is_refused() {
+    let unframed = Partial {
+        version: Version { framed: false, ..version(None, None) },
+        tally: Tally { whole: true, ..Tally::default() },
+        have: 5,
+    };
+    let step = Get::step(&facts(None), &State::Checking { part: unframed }, &reply(405, &[])).unwrap();
+    assert!(matches!(step.next, Next::Fail(FailCause::OutcomeUnknown(_))), "{:?}", step.next);
+}
+
 #[test]
 fn the_form_on_disk_stands_still() {
     let tally = Tally { changed: 1, spoiled: true, whole: true, restarts: 2 };
