@@ -547,6 +547,9 @@ pub struct Core {
     pub offline: u32,
     /// The protocol in use, where the job left the choice open.
     pub chosen: Option<ProtocolId>,
+    /// The most bytes that were ever done: to come that far again is no progress.
+    #[serde(default)]
+    pub reached: u64,
 }
 
 /// What people see.
@@ -610,6 +613,7 @@ impl Core {
             file: None,
             offline: 0,
             chosen: None,
+            reached: 0,
         }
     }
 

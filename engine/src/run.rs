@@ -60,6 +60,8 @@ pub const CHECKPOINT_BYTES: u64 = 8 << 20;
 const PATH_MAX: usize = 2500;
 /// Changed jobs in memory after which a checkpoint is made, however small the log is.
 const CHANGED_MAX: usize = 4096;
+/// Changed jobs that are left to the next start when a session ends.
+const AT_END_MAX: usize = 256;
 /// Inputs taken in one round at most.
 const ROUND_MAX: usize = 1024;
 /// How often jobs that wait for space look for it.
@@ -299,7 +301,12 @@ impl Runner {
         for id in unfinished {
             self.place(id);
         }
+        // A long tail of the log is in memory: it leaves it at once.
+        let started = if self.is_save_due() { self.save().await } else { Ok(()) };
         let end = loop {
+            if let Err(error) = &started {
+                break Closed::Poisoned(error.clone());
+            }
             match self.round().await {
                 Ok(false) => {}
                 Ok(true) => break Closed::Stopped,
@@ -314,7 +321,12 @@ impl Runner {
             live.quiet().await;
         }
         self.live.clear();
-        let saved = self.saving.finish().await;
+        let mut saved = self.saving.finish().await;
+        if end == Closed::Stopped && saved.is_ok() && self.changed.len() > AT_END_MAX {
+            // The next start need not read them one by one.
+            saved = self.save().await;
+            saved = saved.and(self.saving.finish().await);
+        }
         let end = match (end, saved) {
             (Closed::Stopped, Err(error)) => Closed::Poisoned(error),
             (end, _) => end,

@@ -326,9 +326,10 @@ impl Machine<'_> {
         }
         match answer {
             Ok(step) => {
-                if step.done > self.core.done {
+                if step.done > self.core.reached {
                     self.core.attempts = 0;
                     self.core.trouble = None;
+                    self.core.reached = step.done;
                 }
                 self.core.chosen = step.state.chosen().or(self.core.chosen);
                 self.what = step.note.or_else(|| self.what.take());

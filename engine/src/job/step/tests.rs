@@ -349,3 +349,32 @@ proptest! {
         prop_assert!(bench.job().state().is_terminal(), "{:?}", bench.job().core);
     }
 }
+
+#[test]
+fn to_come_as_far_as_before_is_no_progress() {
+    let mut bench = Bench::new(Direction::Download);
+    bench.admit();
+    assert!(bench.give(Input::PartMade(Part { path: "/data/part".into(), dev: 1, ino: 2 })));
+    bench.admit();
+    // A server that cannot resume and always breaks off at the same byte.
+    for attempt in 1..=3 {
+        let reply = Reply {
+            status: StatusCode::OK,
+            headers: HeaderMap::from_iter([(http::header::CONTENT_LENGTH, 10.into())]),
+            url: "http://host/files/".to_owned(),
+            framed: true,
+            body: bytes::Bytes::new(),
+        };
+        assert!(bench.give(Input::Protocol(protocol::Input::Reply { lane: 0, reply })));
+        let synced = protocol::Input::Synced { lane: 0, extent: 0..5, last: false };
+        assert!(bench.give(Input::Protocol(synced)));
+        let lost = protocol::Input::Lost { lane: 0, kind: NetErrorKind::Broken, why: "cut".to_owned() };
+        assert!(bench.give(Input::Protocol(lost)));
+        assert_eq!(bench.job().core.attempts_total, attempt);
+        if bench.job().core.suspended.is_none() {
+            bench.admit();
+        }
+    }
+    let cause = bench.job().core.suspended.as_ref().map(SuspendCause::name);
+    assert_eq!(cause, Some("server"), "it is not fetched for ever");
+}
