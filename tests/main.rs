@@ -15,16 +15,21 @@ mod support {
     pub mod scripted;
     pub mod seed;
     pub mod servers;
+    pub mod session;
     pub mod wait;
 }
 
 mod blackbox {
     mod answers;
     mod command_line;
+    mod configured;
     mod damage;
+    mod detached;
     mod full_disk;
+    mod groups;
     mod kills;
     mod lies;
+    mod many;
     mod names;
     mod owners;
     mod remote;
