@@ -25,10 +25,12 @@ mod blackbox {
     mod configured;
     mod damage;
     mod detached;
+    mod doctor;
     mod full_disk;
     mod groups;
     mod kills;
     mod lies;
+    mod looking;
     mod many;
     mod names;
     mod owners;

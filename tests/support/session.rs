@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::files::tree;
-use crate::support::haul::{Haul, values};
+use crate::support::haul::{Haul, arg, values};
 use crate::support::process::{Done, Running};
 use crate::support::wait::until;
 
@@ -98,12 +98,15 @@ impl Haul {
         Running::spawn(self.command_under("sh", &["-c", &script], arguments)).wait()
     }
 
-    /// Runs on a terminal of 80 columns, or `columns`; what it writes there is its stdout.
+    /// Runs on a terminal so wide; what it writes there is its stdout.
     pub fn run_on_a_terminal(&self, columns: usize, env: &[(&str, &str)], arguments: &[&str]) -> Done {
         let words = arguments.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
         let line = format!("'{}' {words}", env!("CARGO_BIN_EXE_haul"));
-        // The program's own path comes after the options, where `script` looks for its file.
-        let mut command = self.command_under("sh", &["-c", "exec script -qec \"$1\" /dev/null"], &[&line]);
+        // The program's own path comes after the options, where `script` looks for its file; and a standard input
+        // that ends would end the terminal's processes too.
+        let script = "[ -p \"$2\" ] || mkfifo \"$2\"; exec script -qec \"$1\" /dev/null <>\"$2\"";
+        let keys = self.dir().join("keys");
+        let mut command = self.command_under("sh", &["-c", script], &[&line, arg(&keys)]);
         command.env_remove("NO_COLOR").env("TERM", "xterm-256color").env("COLUMNS", columns.to_string());
         command.envs(env.iter().copied());
         Running::spawn(command).wait()
