@@ -7,6 +7,7 @@
 //! one) and taken back from `HAUL_TEST_SEED`. `HAUL_TEST_KILLS` sets how many kills the kill tests do.
 
 mod support {
+    pub mod device;
     pub mod files;
     pub mod haul;
     pub mod mount;
@@ -30,11 +31,14 @@ mod blackbox {
     mod groups;
     mod kills;
     mod lies;
+    mod local_edges;
     mod looking;
     mod many;
     mod names;
     mod owners;
     mod remote;
+    mod scale;
+    mod secrets;
     mod sizes;
     mod source;
     mod suspend;
