@@ -157,7 +157,12 @@ fn a_command_does_not_repeat_what_it_was_told() {
     make(&source, KIB, 1);
     let header = format!("Authorization: Bearer {HEADER}");
     let (user, cookie) = (format!("me:{PASSWORD}"), format!("Cookie: a={COOKIE}"));
-    let refusing = Scripted::alone(|_| Answer::Reply(Reply::new(403).body(HEADER)));
+    // A server that explains itself with what it was sent.
+    let refusing = Scripted::alone(|request| {
+        let said = ["authorization", "cookie"].map(|name| request.header(name).unwrap_or_default());
+        let known = if said[0].starts_with("Basic") { PASSWORD } else { "nothing" };
+        Answer::Reply(Reply::new(403).body(format!("refused: {} {}, {known}", said[0], said[1])))
+    });
     for (words, url) in [
         (vec!["-vvv", "put", "-H", &header, "--attempts", "1", arg(&source)], refusing.url("/files/")),
         (vec!["-vvv", "--json", "put", "-u", &user, "--protocol", "put", arg(&source)], refusing.url("/x")),
