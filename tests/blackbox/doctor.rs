@@ -190,7 +190,11 @@ fn a_journal_is_repaired_wherever_it_was_cut() {
         proxy.throttle(0);
         match haul.jobs().as_slice() {
             [] => {
-                assert!(repaired.code == Some(1), "cut at {eighths}/8: a lost job is not told: {repaired:?}")
+                assert_eq!(
+                    repaired.code,
+                    Some(1),
+                    "cut at {eighths}/8: a lost job is not told: {repaired:?}"
+                );
             }
             [job] => {
                 assert_eq!(text(job, "state"), "suspended", "{job}");

@@ -177,12 +177,16 @@ fn number(event: &Value) -> Option<u64> {
     event["number"].as_u64()
 }
 
+fn is_of(event: &Value, job: &str) -> bool {
+    event["job"]["id"].as_u64() == job.parse().ok()
+}
+
 /// Waits until the feed has told of a job's end.
 #[track_caller]
 fn until_told(feed: &Running, job: &str, state: &str) {
     until("the feed tells of the job", || {
         let told = events(&feed.stdout());
-        let is_it = |event: &&Value| event["job"]["id"].to_string() == job && event["job"]["state"] == state;
+        let is_it = |event: &&Value| is_of(event, job) && event["job"]["state"] == state;
         told.iter().find(is_it).map(drop)
     });
 }
@@ -213,7 +217,7 @@ fn events_have_numbers_and_outlive_their_owner() {
     let numbers: Vec<u64> = told.iter().filter_map(number).collect();
     assert!(numbers.is_sorted_by(|one, next| one < next), "numbers do not rise: {numbers:?}");
     let states = |told: &[Value], job: &str| -> Vec<String> {
-        let of = told.iter().filter(|event| event["job"]["id"].to_string() == job);
+        let of = told.iter().filter(|event| is_of(event, job));
         let mut states: Vec<_> = of.map(|event| text(&event["job"], "state").to_owned()).collect();
         states.dedup();
         states
@@ -227,8 +231,7 @@ fn events_have_numbers_and_outlive_their_owner() {
     assert_eq!(states(&told, &third).last().map(String::as_str), Some("completed"));
 
     // Back with a number of this owner's time: exactly what came after it.
-    let of_third: Vec<u64> =
-        told.iter().filter(|event| event["job"]["id"].to_string() == third).filter_map(number).collect();
+    let of_third: Vec<u64> = told.iter().filter(|event| is_of(event, &third)).filter_map(number).collect();
     let after = of_third[0];
     let feed = haul.spawn(&["--json", "watch", "--after", &after.to_string()]);
     until_told(&feed, &third, "completed");
@@ -280,7 +283,7 @@ fn one_job_is_shown_with_all_about_it() {
     assert!(!log.contains("geheim"), "a signature is in the history:\n{log}");
     let log = values(&log).remove(0);
     let entries = log["entries"].as_array().expect("entries");
-    assert!(entries.len() >= 3 && entries.iter().all(|entry| entry.is_object()), "{log}");
+    assert!(entries.len() >= 3 && entries.iter().all(Value::is_object), "{log}");
     assert_eq!(text(&log["job"], "state"), "failed");
     for words in [&["show", "2"], &["log", "2"]] {
         let done = haul.run(words).expect(1);

@@ -100,7 +100,7 @@ fn lists_come_from_files_and_pipes() {
     assert_same(&haul.store().join("piped/one.bin"), &sources[0]);
 
     // With NULs a name may hold a line break.
-    let all = sources.iter().map(|path| format!("{}\0", arg(path))).collect::<String>();
+    let all = sources.iter().fold(String::new(), |all, path| all + arg(path) + "\0");
     fs::write(&list, all).expect("write a list");
     let tus = Server::tus_node(&haul.dir().join("tus"));
     haul.run_from(&list, &["put", "-0", "-i", "-", &tus.url("/files/")]).expect(0);

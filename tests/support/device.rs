@@ -22,10 +22,10 @@ impl Device {
         file.set_len(mebibytes << 20).expect("size an image");
         std::fs::create_dir(dir.path().join("mounted")).expect("a mount point");
         let device = Self { dir };
-        device.root("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0", path(&image)]);
+        root("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0", path(&image)]);
         device.mount();
         // For tests that do not run as root.
-        device.root("chmod", &["0777", path(&device.path())]);
+        root("chmod", &["0777", path(&device.path())]);
         device
     }
 
@@ -36,12 +36,12 @@ impl Device {
 
     pub fn mount(&self) {
         let image = self.dir.path().join("image");
-        self.root("mount", &["-o", "loop", path(&image), path(&self.path())]);
+        root("mount", &["-o", "loop", path(&image), path(&self.path())]);
     }
 
     /// Takes it away as a pulled disk goes: what is open stays open, and nothing is found there any more.
     pub fn pull(&self) {
-        self.root("umount", &["-l", path(&self.path())]);
+        root("umount", &["-l", path(&self.path())]);
     }
 
     /// Waits until nobody holds anything of it, so that it can come back with what was written.
@@ -59,16 +59,16 @@ impl Device {
         let done = as_root("mount").args(["-o", mode, path(&self.path())]).output().expect("start mount");
         done.status.success()
     }
+}
 
-    #[track_caller]
-    fn root(&self, program: &str, words: &[&str]) {
-        let done = as_root(program).args(words).output().expect("start a program as root");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(
-            done.status.success(),
-            "{program} {words:?}: {said}: these tests need root, or sudo without a password"
-        );
-    }
+#[track_caller]
+fn root(program: &str, words: &[&str]) {
+    let done = as_root(program).args(words).output().expect("start a program as root");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        done.status.success(),
+        "{program} {words:?}: {said}: these tests need root, or sudo without a password"
+    );
 }
 
 impl Drop for Device {
