@@ -8,6 +8,7 @@
 
 mod support {
     pub mod certs;
+    pub mod device;
     pub mod files;
     pub mod haul;
     pub mod killer;
@@ -17,6 +18,7 @@ mod support {
     pub mod scripted;
     pub mod seed;
     pub mod servers;
+    pub mod session;
     pub mod wait;
 }
 
@@ -24,16 +26,25 @@ mod blackbox {
     mod answers;
     mod command_line;
     mod concat;
+    mod configured;
     mod damage;
+    mod detached;
+    mod doctor;
     mod edges;
     mod form;
     mod full_disk;
+    mod groups;
     mod kills;
     mod lies;
+    mod local_edges;
+    mod looking;
+    mod many;
     mod names;
     mod owners;
     mod put;
     mod remote;
+    mod scale;
+    mod secrets;
     mod segments;
     mod sizes;
     mod source;

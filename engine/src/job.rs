@@ -548,7 +548,6 @@ pub struct Core {
     /// The protocol in use, where the job left the choice open.
     pub chosen: Option<ProtocolId>,
     /// The most bytes that were ever done: to come that far again is no progress.
-    #[serde(default)]
     pub reached: u64,
 }
 

@@ -17,6 +17,7 @@
 //! replay. When an append fails the loop ends, and says so; nothing is answered or performed after it.
 
 mod ask;
+mod echo;
 pub mod exchange;
 pub mod feed;
 pub mod index;

@@ -52,7 +52,7 @@ impl Drop for SmallDisk {
     }
 }
 
-fn as_root(program: &str) -> Command {
+pub fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         Command::new(program)
     } else {

@@ -13,6 +13,7 @@ use futures_util::stream::{self, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tokio::sync::oneshot;
 
+use super::echo::Echo;
 use super::perform::{Hand, StoreOrder, known};
 use super::staging::{self, SnapshotSource};
 use super::transfer::{self, Download, End, Pace, Progress, Tail, Upload, take_fault};
@@ -43,6 +44,8 @@ pub(super) struct Exchange {
     progress: Arc<Progress>,
     pace: Pace,
     tail: Arc<Tail>,
+    /// Of the request as it was sent.
+    echo: Echo,
 }
 
 /// Why an exchange brought nothing for the protocol.
@@ -83,6 +86,7 @@ impl Exchange {
             progress: Arc::clone(progress),
             pace,
             tail: Arc::default(),
+            echo: Echo::default(),
         }
     }
 
@@ -129,6 +133,7 @@ impl Exchange {
             Ok(small) => small,
             Err(error) => return lost(error),
         };
+        let small = if status.is_success() { small } else { self.echo.blot(small) };
         let reply = Reply { status, headers, url, framed, body: small };
         // From here on the protocol says how far it is.
         self.progress.end(lane);
@@ -166,13 +171,15 @@ impl Exchange {
         }
     }
 
-    async fn request(&self, hand: &Hand, fault: &transfer::FaultSlot) -> Result<HttpResponse, Failure> {
+    async fn request(&mut self, hand: &Hand, fault: &transfer::FaultSlot) -> Result<HttpResponse, Failure> {
         let secrets = self.secrets(hand).await?;
         let mut headers = self.send.headers.clone();
         // What belongs to the job's own server stays with it: mirrors and redirects get none of it.
         if wire::same_origin(&self.send.url, &self.job_url) {
             self.dress(&mut headers, &secrets).map_err(Failure::Credential)?;
         }
+        let proxy_user = secrets.proxy_user.as_ref().map(|user| user.expose().as_str());
+        self.echo = Echo::of(&headers, proxy_user);
         let body = match &self.send.body {
             Body::Empty => RequestBody::Empty,
             Body::Bytes(bytes) => RequestBody::Bytes(Bytes::from(bytes.clone())),
