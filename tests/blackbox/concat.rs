@@ -99,7 +99,7 @@ fn paused_parts_go_on() {
     let Upload { haul, server, source, rng } = &mut upload;
     let proxy = Proxy::slow(server.addr(), RATE);
     let daemon = haul.daemon();
-    let id = haul.detach(&["put", "--protocol", "tus", "-P", "4", arg(source), &proxy.url("/files")]);
+    let id = haul.detach_one(&["put", "--protocol", "tus", "-P", "4", arg(source), &proxy.url("/files")]);
     let mut at = 0;
     for _ in 0..2 {
         at += MIB + rng.below(SIZE / 4);

@@ -503,8 +503,8 @@ fn a_rate_is_not_exceeded() {
     let (up, down) = (Proxy::to(server.addr()), Proxy::to(server.addr()));
     let daemon = haul.daemon();
     let target = haul.out().join("copy.bin");
-    let id = haul.detach(&["get", "--limit-rate", "1MiB", &down.url("/data.bin"), "-o", arg(&target)]);
-    haul.detach(&["put", "--limit-rate", "1MiB", arg(&source), &up.url("/sent.bin")]);
+    let id = haul.detach_one(&["get", "--limit-rate", "1MiB", &down.url("/data.bin"), "-o", arg(&target)]);
+    haul.detach_one(&["put", "--limit-rate", "1MiB", arg(&source), &up.url("/sent.bin")]);
     // From the first answers on.
     down.until_bytes(Way::Down, 1);
     up.until_bytes(Way::Down, 1);
@@ -530,7 +530,7 @@ fn an_unknown_host_is_waited_for() {
         &["put", "--attempts", "1", arg(&setup.source), "http://nowhere.invalid/sent.bin"],
     ];
     for command in commands {
-        let id = setup.haul.detach(command);
+        let id = setup.haul.detach_one(command);
         let job = until_seldom("it has met the missing host twice", || {
             let waits = setup.haul.log(&id).matches("waits for the network").count();
             if waits < 2 { None } else { setup.haul.show(&id) }

@@ -135,7 +135,7 @@ fn a_paused_form_is_sent_again() {
     let Upload { haul, server, source, rng } = &mut upload;
     let proxy = Proxy::slow(server.addr(), RATE);
     let daemon = haul.daemon();
-    let id = haul.detach(&["put", "--protocol", "form", arg(source), &proxy.url("/take")]);
+    let id = haul.detach_one(&["put", "--protocol", "form", arg(source), &proxy.url("/take")]);
     proxy.until_bytes(Way::Up, 64 * KIB + rng.below(SIZE / 3));
     haul.run(&["pause", &id]).expect(0);
     haul.until_state(&id, &["suspended"]);

@@ -114,7 +114,7 @@ impl Haul {
 
     /// Submits one job to the owner (`--detach`) and returns its id.
     #[track_caller]
-    pub fn detach(&self, arguments: &[&str]) -> String {
+    pub fn detach_one(&self, arguments: &[&str]) -> String {
         let done = self.run(&[&["--json"], arguments, &["--detach"]].concat()).expect(0);
         values(&done.stdout)[0]["accepted"][0].as_u64().expect("a job was accepted").to_string()
     }
