@@ -94,6 +94,9 @@ impl Runner {
             }
         }
         self.pass_retention(&mut removes).await?;
+        // A key whose job has gone may have a new one since.
+        let taken: BTreeSet<&RowKey> = puts.iter().map(|(key, _)| key).collect();
+        removes.retain(|key| !taken.contains(key));
         self.saving.unexported += self.journal.log_bytes();
         let is_due = self.saving.unexported >= self.index.len() as u64 * EXPORT_SHARE;
         if is_due {
@@ -173,7 +176,7 @@ impl Runner {
         for job in &jobs {
             if job.changed_at < horizon && !self.jobs.gone.contains(&job.id) {
                 removes.extend(job.archive_keys());
-                removes.extend(self.key_of(job));
+                removes.extend(self.key_of(job).await?);
                 self.ended.count(job.state(), false);
                 if job.spec.has_secrets {
                     self.performer.remove_secrets(job.id);
@@ -184,11 +187,14 @@ impl Runner {
         Ok(())
     }
 
-    /// The key row of a job that is no more, unless another job has taken the key over.
-    pub(super) fn key_of(&self, job: &Job) -> Option<RowKey> {
-        let key = job.spec.key.as_ref()?;
-        let is_own = self.keys.get(key).is_none_or(|id| *id == job.id);
-        is_own.then(|| RowKey::named(table::KEY, key))
+    /// The key row of a job that is no more, unless another job has taken the key over, in memory or in rows.
+    pub(super) async fn key_of(&self, job: &Job) -> Result<Option<RowKey>, String> {
+        let Some(key) = &job.spec.key else { return Ok(None) };
+        let owner = match self.keys.get(key) {
+            Some(id) => Some(*id),
+            None => shelf::keyed(&self.journal, std::slice::from_ref(key)).await?.pop().flatten(),
+        };
+        Ok(owner.is_none_or(|id| id == job.id).then(|| RowKey::named(table::KEY, key)))
     }
 
     /// A disk that is full holds up those that would need it next; one that is not lets them go on.

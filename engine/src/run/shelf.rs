@@ -167,12 +167,17 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
     let on_shelf: BTreeSet<JobId> = replay.jobs.map.keys().copied().collect();
     let mut ended = survey.ended;
     let mut feed = Feed::new(opened.report.checkpoint.0);
+    let mut gone_keys: Vec<(String, JobId)> = Vec::new();
     let quiet = tail.len().saturating_sub(super::feed::EVENTS_MAX);
     for (at, recovered) in tail.into_iter().enumerate() {
         let seq = recovered.seq();
         let record = recovered.into_value();
         let what = what_of(&record);
         let id = record.id();
+        if matches!(record, Record::Removed { .. }) {
+            let key = replay.jobs.map.get(&id).and_then(|job| job.spec.key.clone());
+            gone_keys.extend(key.map(|key| (key, id)));
+        }
         replay.apply(seq, record).map_err(|error| damaged(format!("record {}: {error}", seq.0)))?;
         match (what, replay.jobs.map.get(&id)) {
             (Some(what), Some(job)) if at >= quiet => feed.tell(seq.0, what, job),
@@ -196,12 +201,15 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
     let mut removes = Vec::new();
     for id in &jobs.gone {
         index.remove(*id);
+        // Its end may never have become rows: without the log, what it was before would be a job again.
+        let before = live_rows(&opened.journal, &BTreeSet::from([*id])).await.map_err(read)?;
+        removes.extend(before.into_iter().map(|row| row.key));
+        removes.extend([table::SPEC_V1, table::CORE_V1].map(|table| RowKey::new(table, id.0, 0)));
         let rows = archive_of(&opened.journal, *id).await.map_err(read)?;
         if let Some(Ok(Job { spec, .. })) = read_archive(&rows).pop()
             && let Some(key) = spec.key
-            && !keys.contains_key(&key)
         {
-            removes.push(RowKey::named(table::KEY, key));
+            gone_keys.push((key, *id));
         }
         for row in rows {
             if let Some(state) = archived_state(&row) {
@@ -210,6 +218,12 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
             removes.push(row.key);
         }
     }
+    // Another attempt of the job may have taken its key over, in memory or in rows.
+    gone_keys.retain(|(key, _)| !keys.contains_key(key));
+    let (theirs, ids): (Vec<String>, Vec<JobId>) = gone_keys.into_iter().unzip();
+    let owners = keyed(&opened.journal, &theirs).await.map_err(OpenError::Journal)?;
+    let own = theirs.into_iter().zip(ids).zip(owners).filter(|((_, id), owner)| *owner == Some(*id));
+    removes.extend(own.map(|((key, _), _)| RowKey::named(table::KEY, key)));
     Ok(Found { jobs, index, ended, on_shelf, keys, removes, feed })
 }
 
@@ -349,3 +363,6 @@ pub async fn archive(
     };
     Ok((jobs, Some(rest)))
 }
+
+#[cfg(test)]
+mod tests;
