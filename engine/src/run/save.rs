@@ -8,7 +8,8 @@
 //! not changed since. Also here: what waits for space on a disk, and looks for it.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longhaul_journal::{Checkpoint, CheckpointError, RowKey};
@@ -19,7 +20,7 @@ use super::{FULL, FULL_MAX, Round, Runner, SPACE_MIN, SPACE_PROBE, SPACE_PROBE_M
 use crate::job::record::{self, Record, table};
 use crate::job::step::Input;
 use crate::job::{Direction, Job, JobId, Phase, SuspendCause};
-use crate::ports::WallMs;
+use crate::ports::{Disk, WallMs};
 
 /// Log bytes between two exports, for each unfinished job: an export writes all of them.
 const EXPORT_SHARE: u64 = 300;
@@ -259,16 +260,16 @@ impl Runner {
                 let free = self.ports().block(move |disk| disk.free_space(&path)).await;
                 free.is_ok_and(|free| free >= wanted)
             }
-            Probe::There(path) => {
-                let found = self.ports().block(move |disk| disk.inspect(&path)).await;
-                found.is_ok_and(|found| found.is_some())
+            Probe::There(path, dev) => {
+                let back = self.ports().block(move |disk| is_back(disk, &path, dev));
+                back.await.is_ok_and(|back| back)
             }
         }
     }
 
     fn probe_of(&self, job: &Job) -> Probe {
         if matches!(job.core.suspended, Some(SuspendCause::SourceAway(_))) {
-            return Probe::There(job.spec.path.clone());
+            return Probe::There(job.spec.path.clone(), job.spec.source.map_or(0, |source| source.dev));
         }
         match job.spec.direction() {
             Direction::Upload => {
@@ -287,6 +288,29 @@ impl Runner {
 enum Probe {
     /// So many bytes free there.
     Space(PathBuf, u64),
-    /// Something at that path.
-    There(PathBuf),
+    /// Something at that path, or at least its file system, by its device number.
+    There(PathBuf, u64),
+}
+
+/// Whether the file system of a source is there again. If the source itself is not, its job will find that out.
+fn is_back(disk: &dyn Disk, path: &Path, dev: u64) -> io::Result<bool> {
+    Ok(disk.inspect(path)?.is_some() || dev != 0 && disk.device_of_nearest(path)? == dev)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::disk::OsDisk;
+
+    #[test]
+    fn a_file_system_is_back_also_without_the_file() {
+        let disk = OsDisk::default();
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, dev) = (dir.path().join("source"), disk.device_of_nearest(dir.path()).expect("a device"));
+        assert!(is_back(&disk, &path, dev).expect("a look"), "deleted while it was away");
+        assert!(!is_back(&disk, &path, dev + 1).expect("a look"), "another one stands in its place");
+        assert!(!is_back(&disk, &path, 0).expect("a look"), "nobody knows which it was");
+        disk.create_new(&path).expect("a file");
+        assert!(is_back(&disk, &path, dev + 1).expect("a look"), "found under another number");
+    }
 }
