@@ -41,7 +41,7 @@ use crate::job::record::{self, Jobs, Record};
 use crate::job::step::{self, Context, Effect, Input, LocalFault, Transition};
 use crate::job::{Job, JobId, JobSpec, Phase};
 use crate::ports::{Ports, WallMs};
-use crate::protocol;
+use crate::protocol::{self, wire};
 use crate::schedule::{Schedule, Slots, Wait};
 use crate::secret::Secrets;
 use crate::view::JobView;
@@ -535,7 +535,7 @@ impl Runner {
         let span = tracing::debug_span!("job", %id);
         let _entered = span.enter();
         let context = Context { now: self.ports().clock.now(), seed: self.ports().entropy.seed() };
-        let answered = matches!(&input, Input::Protocol(protocol::Input::Reply { .. }));
+        let answered = matches!(&input, Input::Protocol(protocol::Input::Reply { reply, .. }) if is_of_host(job, &reply.url));
         let offline = job.core.offline;
         let Some(mut transition) = step::step(job, input, context) else { return false };
         if !record::fits(&transition.record) {
@@ -811,3 +811,12 @@ impl Runner {
         .to_owned()
     }
 }
+
+/// Whether an answer shows that there is a way to the job's own host: what a mirror says, shows nothing of that.
+fn is_of_host(job: &Job, url: &str) -> bool {
+    let host = wire::host(url);
+    host == wire::host(&job.spec.url) || job.spec.mirrors.iter().all(|mirror| wire::host(mirror) != host)
+}
+
+#[cfg(test)]
+mod tests;
