@@ -210,8 +210,17 @@ pub struct Runner {
 struct Round {
     transitions: Vec<Transition>,
     answers: Vec<Answer>,
-    secrets: Vec<(JobId, Secrets)>,
+    secrets: Vec<Given>,
     stop: bool,
+}
+
+/// Secrets that came with a submission.
+struct Given {
+    id: JobId,
+    secrets: Secrets,
+    /// With a key that had a job already: they count if that has none that can be read, as after a crash between its
+    /// acceptance and their keeping.
+    again: bool,
 }
 
 /// An answer that waits for the commit.
@@ -482,6 +491,9 @@ impl Runner {
         {
             let same = before.spec.url == spec.url && before.spec.direction() == spec.direction();
             return Ok(if same && (before.spec.path == spec.path || spec.name_from_server) {
+                if before.spec.has_secrets && !secrets.is_empty() && !before.state().is_terminal() {
+                    round.secrets.push(Given { id, secrets, again: true });
+                }
                 Acceptance::Accepted { id, existing: true }
             } else {
                 refused("key", format!("the key {key:?} belongs to job {id}, which is another transfer"))
@@ -510,7 +522,7 @@ impl Runner {
             self.keys.insert(key, id);
         }
         if !secrets.is_empty() {
-            round.secrets.push((id, secrets));
+            round.secrets.push(Given { id, secrets, again: false });
         }
         Ok(Acceptance::Accepted { id, existing: false })
     }
@@ -695,18 +707,22 @@ impl Runner {
     /// Makes a round durable, then lets it take effect.
     async fn commit(&mut self, round: Round) -> Result<(), String> {
         let Round { transitions, answers, secrets, .. } = round;
-        let committed = if transitions.is_empty() {
-            Vec::new()
-        } else {
-            self.journal.append_all(transitions).await.map_err(|error| error.to_string())?
-        };
-        let refused = self.keep_secrets(secrets).await;
+        let committed = self.append(transitions).await?;
+        let (refused, fail) = self.keep_secrets(secrets).await;
         for committed in committed {
-            self.committed_to = committed.seq();
             self.take_effect(committed);
         }
-        for (id, why) in &refused {
-            self.follow_up(*id, Input::LocalFault(LocalFault::Fatal(why.clone())));
+        if !fail.is_empty() {
+            // Who is told that there is no job must not meet it at work after a crash: it ends before that is said.
+            let mut round = Round::default();
+            for id in fail {
+                let why = refused.get(&id).cloned().unwrap_or_default();
+                self.step(id, Input::LocalFault(LocalFault::Fatal(why)), &mut round);
+            }
+            let committed = self.append(round.transitions).await?;
+            for committed in committed {
+                self.take_effect(committed);
+            }
         }
         for answer in answers {
             self.answer(answer, &refused);
@@ -717,18 +733,40 @@ impl Runner {
         Ok(())
     }
 
-    /// Writes new jobs' secrets, before the jobs are said to be accepted; gives those for which it failed.
-    async fn keep_secrets(&mut self, secrets: Vec<(JobId, Secrets)>) -> BTreeMap<JobId, String> {
-        let mut refused = BTreeMap::new();
-        for (id, secrets) in secrets {
-            let Some(job) = self.jobs.map.get(&id) else { continue };
-            let path = job.secrets_path(&self.performer.stage_dir);
-            let kept = self.ports().block(move |disk| staging::write_secrets(disk, &path, &secrets)).await;
-            if let Err(error) = kept {
+    async fn append(&mut self, transitions: Vec<Transition>) -> Result<Vec<Committed<Transition>>, String> {
+        if transitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let committed = self.journal.append_all(transitions).await.map_err(|error| error.to_string())?;
+        self.committed_to = committed.last().map_or(self.committed_to, Committed::seq);
+        Ok(committed)
+    }
+
+    /// Writes jobs' secrets, before the jobs are said to be accepted; gives those for which it failed, and the new
+    /// ones among them.
+    async fn keep_secrets(&mut self, given: Vec<Given>) -> (BTreeMap<JobId, String>, Vec<JobId>) {
+        let (mut refused, mut new) = (BTreeMap::new(), Vec::new());
+        for Given { id, secrets, again } in given {
+            let path = staging::secrets_path(&self.performer.stage_dir, id);
+            let kept = self.ports().block(move |disk| {
+                // Only what is not there, or was torn, is written anew: what cannot be read now may be all right.
+                if again {
+                    use std::io::ErrorKind::{InvalidData, NotFound};
+                    match staging::read_secrets(disk, &path) {
+                        Err(error) if matches!(error.kind(), NotFound | InvalidData) => {}
+                        read => return read.map(drop),
+                    }
+                }
+                staging::write_secrets(disk, &path, &secrets)
+            });
+            if let Err(error) = kept.await {
                 refused.insert(id, format!("its secrets cannot be kept: {error}"));
+                if !again {
+                    new.push(id);
+                }
             }
         }
-        refused
+        (refused, new)
     }
 
     fn take_effect(&mut self, committed: Committed<Transition>) {
