@@ -22,9 +22,11 @@ pub mod exchange;
 pub mod feed;
 pub mod index;
 pub mod perform;
+mod place;
 mod save;
 pub mod shelf;
 pub mod staging;
+mod submit;
 pub mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,19 +42,21 @@ pub use ask::{Ask, Change};
 use crate::control::{Acceptance, PAGE_MAX, Response, Selection};
 use crate::job::record::{self, Jobs, Record};
 use crate::job::step::{self, Context, Effect, Input, LocalFault, Transition};
-use crate::job::{Job, JobId, JobSpec, JobState, Phase};
+use crate::job::{Job, JobId, JobSpec, JobState};
 use crate::ports::{Ports, WallMs};
 use crate::protocol;
-use crate::schedule::{Schedule, Slots, Wait};
+use crate::schedule::{Schedule, Slots};
 use crate::secret::Secrets;
 use crate::view::JobView;
 
 use ask::Bulk;
 use feed::{Backlog, Feed};
-use index::{Brief, Hold, Index, Stand};
-use perform::{Live, Performer, moved, remaining_ms};
+use index::{Index, Stand};
+use perform::{Live, Performer, moved};
+use place::{is_of_host, word};
 use save::Saving;
 use shelf::{Ended, Found};
+use submit::Given;
 use transfer::Pace;
 
 /// Log bytes after which a checkpoint is made, where nothing else is asked for.
@@ -226,7 +230,7 @@ pub struct Runner {
 struct Round {
     transitions: Vec<Transition>,
     answers: Vec<Answer>,
-    secrets: Vec<(JobId, Secrets)>,
+    secrets: Vec<Given>,
     stop: bool,
 }
 
@@ -476,91 +480,6 @@ impl Runner {
         Ok(())
     }
 
-    async fn submit(
-        &mut self,
-        orders: Vec<Order>,
-        answer: oneshot::Sender<Vec<Acceptance>>,
-        round: &mut Round,
-    ) -> Result<(), String> {
-        let keyed = self.known_keys(&orders).await?;
-        let mut results = Vec::with_capacity(orders.len());
-        for (order, known) in orders.into_iter().zip(keyed) {
-            let result = match order {
-                Order::Refused(kind, text) => Acceptance::Refused { kind, text },
-                Order::Known(id) => Acceptance::Accepted { id, existing: true },
-                Order::Job { spec, secrets } => self.accept(spec, secrets, known, round).await?,
-            };
-            results.push(result);
-        }
-        round.answers.push(Answer::Submitted(answer, results));
-        Ok(())
-    }
-
-    /// For each order the job that its key has in the rows.
-    async fn known_keys(&self, orders: &[Order]) -> Result<Vec<Option<JobId>>, String> {
-        let key = |order: &Order| match order {
-            Order::Job { spec, .. } => spec.key.clone(),
-            Order::Refused(..) | Order::Known(_) => None,
-        };
-        let keys: Vec<String> = orders.iter().filter_map(key).collect();
-        let mut found = if keys.is_empty() {
-            Vec::new().into_iter()
-        } else {
-            shelf::keyed(&self.journal, &keys).await?.into_iter()
-        };
-        Ok(orders.iter().map(|order| key(order).and_then(|_| found.next().flatten())).collect())
-    }
-
-    async fn accept(
-        &mut self,
-        spec: Box<JobSpec>,
-        secrets: Secrets,
-        known: Option<JobId>,
-        round: &mut Round,
-    ) -> Result<Acceptance, String> {
-        let refused = |kind: &str, text: String| Acceptance::Refused { kind: kind.to_owned(), text };
-        let key = spec.key.clone();
-        if let Some(key) = &key
-            && let Some(id) = self.keys.get(key).copied().or(known).filter(|id| !self.jobs.gone.contains(id))
-            // A retry takes its predecessor's key over.
-            && spec.predecessor != Some(id)
-            && let Some(before) = self.find(id).await?
-        {
-            let same = before.spec.url == spec.url && before.spec.direction() == spec.direction();
-            return Ok(if same && (before.spec.path == spec.path || spec.name_from_server) {
-                Acceptance::Accepted { id, existing: true }
-            } else {
-                refused("key", format!("the key {key:?} belongs to job {id}, which is another transfer"))
-            });
-        }
-        let id = JobId(self.jobs.last.0 + 1);
-        let path_len = spec.path.as_os_str().len();
-        let too_long = || {
-            refused(
-                "too-large",
-                format!(
-                    "the path (at most {PATH_MAX} bytes), the URL or the headers are too long to be journaled; shorten them"
-                ),
-            )
-        };
-        if path_len > PATH_MAX {
-            return Ok(too_long());
-        }
-        let Ok(records) = Record::submitted(id, self.ports().clock.now(), spec) else {
-            return Ok(too_long());
-        };
-        for record in records {
-            self.record(Transition { record, effects: Vec::new(), epoch: 0 }, round);
-        }
-        if let Some(key) = key {
-            self.keys.insert(key, id);
-        }
-        if !secrets.is_empty() {
-            round.secrets.push((id, secrets));
-        }
-        Ok(Acceptance::Accepted { id, existing: false })
-    }
-
     /// A job, wherever it is.
     async fn find(&mut self, id: JobId) -> Result<Option<Job>, String> {
         if let Some(job) = self.jobs.map.get(&id) {
@@ -584,7 +503,7 @@ impl Runner {
         let span = tracing::debug_span!("job", %id);
         let _entered = span.enter();
         let context = Context { now: self.ports().clock.now(), seed: self.ports().entropy.seed() };
-        let answered = matches!(&input, Input::Protocol(protocol::Input::Reply { .. }));
+        let answered = matches!(&input, Input::Protocol(protocol::Input::Reply { reply, .. }) if is_of_host(job, &reply.url));
         let offline = job.core.offline;
         let Some(mut transition) = step::step(job, input, context) else { return false };
         if !record::fits(&transition.record) {
@@ -604,19 +523,6 @@ impl Runner {
         self.record(transition, round);
         self.note_network(id, offline, answered);
         true
-    }
-
-    /// What a step has shown of the way to the job's host.
-    fn note_network(&mut self, id: JobId, offline_before: u32, answered: bool) {
-        let (Some(job), Some(brief)) = (self.jobs.map.get(&id), self.index.get(id)) else { return };
-        if job.core.offline > offline_before {
-            let now = self.ports().clock.now();
-            let span_ms = job.core.retry_at.map_or(0, |at| remaining_ms(at, now, WAIT_MAX_MS));
-            let due = self.ports().clock.elapsed() + Duration::from_millis(span_ms);
-            self.schedule.host_down(brief.host, due);
-        } else if answered {
-            self.schedule.host_up(brief.host);
-        }
     }
 
     /// Applies a transition and queues it for the commit of this round.
@@ -643,122 +549,28 @@ impl Runner {
         self.place(id);
     }
 
-    /// Gives a job its place in the schedule, by its state.
-    fn place(&mut self, id: JobId) {
-        self.place_at(id, false);
-    }
-
-    /// `waited`: it has waited for its next attempt as long as it was told, whatever wall clocks say now.
-    fn place_at(&mut self, id: JobId, waited: bool) {
-        let Some(brief) = self.index.get(id).copied() else {
-            self.forget(id);
-            return;
-        };
-        let is_staging = self.jobs.map.get(&id).is_some_and(|job| job.core.phase == Phase::Staging);
-        if !is_staging || brief.hold.is_some() {
-            self.schedule.hold_copy(id, brief.copied);
-        }
-        self.note_deadline(id, brief.deadline);
-        if brief.hold == Some(Hold::Clears) {
-            self.held.insert(id);
-        } else {
-            self.held.remove(&id);
-        }
-        let admissible = self.limits.admit || brief.stand == Stand::Ending;
-        if brief.hold.is_some() || !admissible {
-            self.schedule.remove(id);
-            if brief.hold == Some(Hold::Clears) && self.limits.admit {
-                self.wait_for_space(id);
-            }
-        } else if let Some(due) = self.not_yet(&brief, waited) {
-            self.schedule.wait(id, due);
-        } else if !self.schedule.is_running(id) || brief.stand == Stand::New && !is_staging {
-            self.schedule.ready(id, brief.wish());
-        } else if brief.stand == Stand::Staged {
-            self.follow_up(id, Input::Admitted { restarted: false });
-        }
-    }
-
-    /// The job has ended.
-    fn forget(&mut self, id: JobId) {
-        self.schedule.remove(id);
-        self.schedule.hold_copy(id, 0);
-        self.note_deadline(id, None);
-        self.held.remove(&id);
-        self.space_spans.remove(&id);
-        self.space_due.remove(&id);
-    }
-
-    /// When a job may go on that may not yet: monotonic, and soon enough that a clock which is set is noticed.
-    fn not_yet(&self, brief: &Brief, waited: bool) -> Option<Duration> {
-        let (wall, now) = (self.ports().clock.now(), self.ports().clock.elapsed());
-        if let Some(at) = brief.retry_at.filter(|_| !waited) {
-            return Some(now + Duration::from_millis(remaining_ms(at, wall, WAIT_MAX_MS)));
-        }
-        let at =
-            brief.not_before.filter(|at| *at > wall && matches!(brief.stand, Stand::New | Stand::Staged))?;
-        Some(now + Duration::from_millis(remaining_ms(at, wall, WALL_LOOK_MS)))
-    }
-
-    fn note_deadline(&mut self, id: JobId, deadline: Option<WallMs>) {
-        match deadline {
-            None => {
-                if let Some((at, _)) = self.deadline_due.remove(&id) {
-                    self.deadlines.remove(&(at, id));
-                }
-            }
-            Some(at) => {
-                if !self.deadline_due.contains_key(&id) {
-                    let left = Duration::from_millis(at.0.saturating_sub(self.ports().clock.now().0));
-                    let due = self.ports().clock.elapsed().saturating_add(left);
-                    self.deadline_due.insert(id, (at, due));
-                    self.deadlines.insert((at, id));
-                }
-            }
-        }
-    }
-
-    /// When to look at the deadlines again: wall clocks are set, so never far ahead.
-    fn next_deadline(&self, now: Duration) -> Option<Duration> {
-        let (at, id) = self.deadlines.first()?;
-        let due = self.deadline_due.get(id).map_or(now, |(_, due)| *due);
-        let left_ms = remaining_ms(*at, self.ports().clock.now(), WALL_LOOK_MS);
-        let left = due.saturating_sub(now).min(Duration::from_millis(WALL_LOOK_MS));
-        Some(now + left.max(Duration::from_millis(left_ms)))
-    }
-
-    /// Fails jobs whose deadline is past, by both clocks: one that was set ahead proves nothing.
-    async fn pass_deadlines(&mut self, round: &mut Round) -> Result<(), String> {
-        let (wall, now) = (self.ports().clock.now(), self.ports().clock.elapsed());
-        let past = self.deadlines.iter().take_while(|(at, _)| *at <= wall);
-        let past = past.filter(|(_, id)| self.deadline_due.get(id).is_none_or(|(_, due)| *due <= now));
-        let past: Vec<JobId> = past.take(ROUND_MAX).map(|(_, id)| *id).collect();
-        self.ensure(past.iter().copied()).await?;
-        for id in past {
-            self.note_deadline(id, None);
-            self.step(id, Input::DeadlinePassed, round);
-        }
-        Ok(())
-    }
-
     /// Makes a round durable, then lets it take effect.
     async fn commit(&mut self, round: Round) -> Result<(), String> {
         let Round { transitions, answers, secrets, .. } = round;
-        let committed = if transitions.is_empty() {
-            Vec::new()
-        } else {
-            self.journal.append_all(transitions).await.map_err(|error| error.to_string())?
-        };
-        let refused = self.keep_secrets(secrets).await;
+        let committed = self.append(transitions).await?;
+        let (refused, fail) = self.keep_secrets(secrets).await;
         for committed in committed {
-            self.committed_to = committed.seq();
             self.take_effect(committed);
+        }
+        if !fail.is_empty() {
+            // Who is told that there is no job must not meet it at work after a crash: it ends before that is said.
+            let mut round = Round::default();
+            for id in fail {
+                let why = refused.get(&id).cloned().unwrap_or_default();
+                self.step(id, Input::LocalFault(LocalFault::Fatal(why)), &mut round);
+            }
+            let committed = self.append(round.transitions).await?;
+            for committed in committed {
+                self.take_effect(committed);
+            }
         }
         // Before the answers: who is told that a job is accepted must not find the session idle.
         self.tell_busy();
-        for (id, why) in &refused {
-            self.follow_up(*id, Input::LocalFault(LocalFault::Fatal(why.clone())));
-        }
         for answer in answers {
             self.answer(answer, &refused);
         }
@@ -776,18 +588,13 @@ impl Runner {
         Ok(())
     }
 
-    /// Writes new jobs' secrets, before the jobs are said to be accepted; gives those for which it failed.
-    async fn keep_secrets(&mut self, secrets: Vec<(JobId, Secrets)>) -> BTreeMap<JobId, String> {
-        let mut refused = BTreeMap::new();
-        for (id, secrets) in secrets {
-            let Some(job) = self.jobs.map.get(&id) else { continue };
-            let path = job.secrets_path(&self.performer.stage_dir);
-            let kept = self.ports().block(move |disk| staging::write_secrets(disk, &path, &secrets)).await;
-            if let Err(error) = kept {
-                refused.insert(id, format!("its secrets cannot be kept: {error}"));
-            }
+    async fn append(&mut self, transitions: Vec<Transition>) -> Result<Vec<Committed<Transition>>, String> {
+        if transitions.is_empty() {
+            return Ok(Vec::new());
         }
-        refused
+        let committed = self.journal.append_all(transitions).await.map_err(|error| error.to_string())?;
+        self.committed_to = committed.last().map_or(self.committed_to, Committed::seq);
+        Ok(committed)
     }
 
     fn take_effect(&mut self, committed: Committed<Transition>) {
@@ -854,23 +661,6 @@ impl Runner {
     }
 }
 
-/// What a job waits for, in words.
-fn word(wait: Wait, job: &Job) -> String {
-    match wait {
-        Wait::Slot => "a free slot",
-        Wait::Host => "a free slot of its host",
-        Wait::Direction if job.spec.direction() == crate::job::Direction::Upload => "a free slot for uploads",
-        Wait::Direction => "a free slot for downloads",
-        Wait::Copy => "room for its staging copy",
-        Wait::Space => "space on the disk",
-        Wait::Network => "the network",
-        Wait::Time if job.core.offline > 0 => "the network",
-        Wait::Time if job.core.retry_at.is_some() => "its next attempt",
-        Wait::Time => "its time",
-    }
-    .to_owned()
-}
-
 /// Says what became of a job: loud where it is another state for those who watch, else for those who look closely.
 fn trace(what: &str, job: &JobView) {
     let cause = job.cause.as_ref().map(|cause| cause.kind.as_str());
@@ -886,3 +676,6 @@ fn trace(what: &str, job: &JobView) {
         tracing::debug!(state = %job.state, "{what}");
     }
 }
+
+#[cfg(test)]
+mod tests;

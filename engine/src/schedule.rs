@@ -353,7 +353,7 @@ impl Schedule {
             if self.first_copy == Some(job) {
                 self.first_copy = None;
             }
-            if wish.copy > 0 {
+            if wish.copy > 0 && !self.copies.contains_key(&job) {
                 self.hold_copy(job, self.need(wish.copy));
             }
             self.place.insert(job, Place::Running(wish.host, wish.direction));

@@ -2,27 +2,39 @@
 //!
 //! ```text
 //! seed ─▶ scenario ─┬─▶ session, runner, protocols, journal: the real ones
-//!                   └─▶ SimNet ─ tus, get │ SimDisk ─ Fs │ SimStore ─ MemDisk │ virtual time
+//!                   └─▶ SimNet ─ tus, put, form, get │ SimDisk ─ Fs │ SimStore ─ MemDisk │ virtual time
 //!                          oracle: RELIABILITY.md's invariants, at each reopening and at the end
 //! ```
 //!
-//! `HAUL_SIM_SEEDS=N` runs N seeds instead of 200, `HAUL_SIM_SEED=S` replays one with its trace.
+//! `HAUL_SIM_SEEDS=N` runs N seeds instead of 1,000, `HAUL_SIM_SEED=S` replays one with its trace.
 //! Absent on purpose: real sockets, files and reqwest (the black-box tests), sled (the journal's own).
 
+#[path = "sim/audit.rs"]
+mod audit;
 #[path = "sim/disk.rs"]
 mod disk;
 #[path = "sim/fault.rs"]
 mod fault;
+#[path = "sim/flight.rs"]
+mod flight;
+#[path = "sim/form.rs"]
+mod form;
 #[path = "sim/fs.rs"]
 mod fs;
 #[path = "sim/get.rs"]
 mod get;
+#[path = "sim/holds.rs"]
+mod holds;
 #[path = "sim/life.rs"]
 mod life;
 #[path = "sim/net.rs"]
 mod net;
 #[path = "sim/oracle.rs"]
 mod oracle;
+#[path = "sim/people.rs"]
+mod people;
+#[path = "sim/put.rs"]
+mod put;
 #[path = "sim/rng.rs"]
 mod rng;
 #[path = "sim/scenario.rs"]
@@ -44,10 +56,46 @@ use std::thread;
 use fault::{Fault, Tally};
 use life::Outcome;
 
-const SEEDS_DEFAULT: u64 = 200;
+const SEEDS_DEFAULT: u64 = 1000;
 /// Fewer than this need not meet every kind of trouble.
-const SEEDS_FOR_COVERAGE: u64 = 200;
+const SEEDS_FOR_COVERAGE: u64 = 1000;
 const THREADS: u64 = 2;
+
+/// What must have happened in so many seeds, by the oracle's counts.
+const TRANSITIONS: [&str; 32] = [
+    "tus completed",
+    "tus failed",
+    "tus in parts completed",
+    "put completed",
+    "put failed",
+    "form completed",
+    "form failed",
+    "form with key completed",
+    "auto: tus completed",
+    "auto: put completed",
+    "auto: put failed",
+    "get completed",
+    "get failed",
+    "get in segments completed",
+    "get in segments failed",
+    "completed by tus",
+    "completed by tus-concat",
+    "completed by put",
+    "completed by form",
+    "completed by get",
+    "completed by get-segments",
+    "mirror answers 206",
+    "mirror answers 404",
+    "tried again",
+    "submitted again by its key",
+    "audits at rest",
+    "events missed",
+    "PauseAll of jobs",
+    "ResumeAll of jobs",
+    "CancelSome of jobs",
+    "RetryAll of jobs",
+    "RemoveEnded of jobs",
+];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -97,6 +145,7 @@ fn summarise(outcomes: &[Outcome]) -> Tally {
     };
     show("ends", &sum.ends);
     show("suspended when all was quiet", &sum.suspensions);
+    show("seen", &sum.seen);
     show("faults", &sum.faults.iter().map(|(fault, count)| (format!("{fault:?}"), *count)).collect());
     sum
 }
@@ -123,6 +172,12 @@ fn every_seed_keeps_every_invariant() {
         assert!(missing.is_empty(), "these never fired: {missing:?}");
         assert!(sum.ends.contains_key("completed") && !sum.suspensions.is_empty());
         assert!(sum.ends.keys().any(|end| end.starts_with("failed")));
+        let unseen: Vec<&&str> = TRANSITIONS.iter().filter(|what| !sum.seen.contains_key(**what)).collect();
+        assert!(unseen.is_empty(), "these never happened: {unseen:?}");
+        let causes = ["no-access", "auth", "server", "destination-exists", "paused"];
+        let unmet: Vec<&&str> =
+            causes.iter().filter(|cause| !sum.suspensions.contains_key(**cause)).collect();
+        assert!(unmet.is_empty(), "nothing was suspended for these: {unmet:?}");
     }
 }
 

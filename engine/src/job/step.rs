@@ -336,7 +336,8 @@ impl Machine<'_> {
                 self.core.done = step.done;
                 // A download that starts over may find another size, or none that is told.
                 let known = self.core.size.filter(|_| self.job.spec.direction() == Direction::Upload);
-                if !matches!(&step.next, Next::Retry(retry) if retry.offline) {
+                // Only an answer shows that there is a way: to ask again shows nothing yet.
+                if matches!(input, protocol::Input::Reply { .. } | protocol::Input::Synced { .. }) {
                     self.core.offline = 0;
                 }
                 self.core.size = step.size.or(known);

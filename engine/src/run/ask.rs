@@ -381,7 +381,8 @@ impl Runner {
         // What a checkpoint has put, or is about to put, goes with the next one.
         self.removes.extend(job.archive_keys());
         self.removes.extend(job.live_keys());
-        self.removes.extend(self.key_of(&job));
+        let key = self.key_of(&job).await?;
+        self.removes.extend(key);
         if let Some(key) = &job.spec.key
             && self.keys.get(key) == Some(&id)
         {

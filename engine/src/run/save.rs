@@ -8,7 +8,8 @@
 //! not changed since. Also here: what waits for space on a disk, and looks for it.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longhaul_journal::{Checkpoint, CheckpointError, RowKey};
@@ -19,7 +20,7 @@ use super::{CHANGED_MAX, FULL, FULL_MAX, Round, Runner, SPACE_MIN, SPACE_PROBE, 
 use crate::job::record::{self, Record, table};
 use crate::job::step::Input;
 use crate::job::{Direction, Job, JobId, Phase, SuspendCause};
-use crate::ports::WallMs;
+use crate::ports::{Disk, WallMs};
 
 /// Log bytes between two exports, for each unfinished job: an export writes all of them.
 const EXPORT_SHARE: u64 = 300;
@@ -99,6 +100,9 @@ impl Runner {
             }
         }
         self.pass_retention(&mut removes).await?;
+        // A key whose job has gone may have a new one since.
+        let taken: BTreeSet<&RowKey> = puts.iter().map(|(key, _)| key).collect();
+        removes.retain(|key| !taken.contains(key));
         self.saving.unexported += self.journal.log_bytes();
         let is_due = self.saving.unexported >= self.index.len() as u64 * EXPORT_SHARE;
         if is_due {
@@ -178,7 +182,7 @@ impl Runner {
         for job in &jobs {
             if job.changed_at < horizon && !self.jobs.gone.contains(&job.id) {
                 removes.extend(job.archive_keys());
-                removes.extend(self.key_of(job));
+                removes.extend(self.key_of(job).await?);
                 self.ended.count(job.state(), false);
                 if job.spec.has_secrets {
                     self.performer.remove_secrets(job.id);
@@ -189,11 +193,14 @@ impl Runner {
         Ok(())
     }
 
-    /// The key row of a job that is no more, unless another job has taken the key over.
-    pub(super) fn key_of(&self, job: &Job) -> Option<RowKey> {
-        let key = job.spec.key.as_ref()?;
-        let is_own = self.keys.get(key).is_none_or(|id| *id == job.id);
-        is_own.then(|| RowKey::named(table::KEY, key))
+    /// The key row of a job that is no more, unless another job has taken the key over, in memory or in rows.
+    pub(super) async fn key_of(&self, job: &Job) -> Result<Option<RowKey>, String> {
+        let Some(key) = &job.spec.key else { return Ok(None) };
+        let owner = match self.keys.get(key) {
+            Some(id) => Some(*id),
+            None => shelf::keyed(&self.journal, std::slice::from_ref(key)).await?.pop().flatten(),
+        };
+        Ok(owner.is_none_or(|id| id == job.id).then(|| RowKey::named(table::KEY, key)))
     }
 
     /// A disk that is full holds up those that would need it next; one that is not lets them go on.
@@ -258,16 +265,16 @@ impl Runner {
                 let free = self.ports().block(move |disk| disk.free_space(&path)).await;
                 free.is_ok_and(|free| free >= wanted)
             }
-            Probe::There(path) => {
-                let found = self.ports().block(move |disk| disk.inspect(&path)).await;
-                found.is_ok_and(|found| found.is_some())
+            Probe::There(path, dev) => {
+                let back = self.ports().block(move |disk| is_back(disk, &path, dev));
+                back.await.is_ok_and(|back| back)
             }
         }
     }
 
     fn probe_of(&self, job: &Job) -> Probe {
         if matches!(job.core.suspended, Some(SuspendCause::SourceAway(_))) {
-            return Probe::There(job.spec.path.clone());
+            return Probe::There(job.spec.path.clone(), job.spec.source.map_or(0, |source| source.dev));
         }
         match job.spec.direction() {
             Direction::Upload => {
@@ -286,6 +293,29 @@ impl Runner {
 enum Probe {
     /// So many bytes free there.
     Space(PathBuf, u64),
-    /// Something at that path.
-    There(PathBuf),
+    /// Something at that path, or at least its file system, by its device number.
+    There(PathBuf, u64),
+}
+
+/// Whether the file system of a source is there again. If the source itself is not, its job will find that out.
+fn is_back(disk: &dyn Disk, path: &Path, dev: u64) -> io::Result<bool> {
+    Ok(disk.inspect(path)?.is_some() || dev != 0 && disk.device_of_nearest(path)? == dev)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::disk::OsDisk;
+
+    #[test]
+    fn a_file_system_is_back_also_without_the_file() {
+        let disk = OsDisk::default();
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, dev) = (dir.path().join("source"), disk.device_of_nearest(dir.path()).expect("a device"));
+        assert!(is_back(&disk, &path, dev).expect("a look"), "deleted while it was away");
+        assert!(!is_back(&disk, &path, dev + 1).expect("a look"), "another one stands in its place");
+        assert!(!is_back(&disk, &path, 0).expect("a look"), "nobody knows which it was");
+        disk.create_new(&path).expect("a file");
+        assert!(is_back(&disk, &path, dev + 1).expect("a look"), "found under another number");
+    }
 }

@@ -170,12 +170,17 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
     let on_shelf: BTreeSet<JobId> = replay.jobs.map.keys().copied().filter(|id| !old.contains(id)).collect();
     let mut ended = survey.ended;
     let mut feed = Feed::new(opened.report.checkpoint.0);
+    let mut gone_keys: Vec<(String, JobId)> = Vec::new();
     let quiet = tail.len().saturating_sub(super::feed::EVENTS_MAX);
     for (at, recovered) in tail.into_iter().enumerate() {
         let seq = recovered.seq();
         let record = recovered.into_value();
         let what = what_of(&record);
         let id = record.id();
+        if matches!(record, Record::Removed { .. }) {
+            let key = replay.jobs.map.get(&id).and_then(|job| job.spec.key.clone());
+            gone_keys.extend(key.map(|key| (key, id)));
+        }
         replay.apply(seq, record).map_err(|error| damaged(format!("record {}: {error}", seq.0)))?;
         match (what, replay.jobs.map.get(&id)) {
             (Some(what), Some(job)) if at >= quiet => feed.tell(seq.0, what, job),
@@ -201,21 +206,54 @@ pub async fn replay(opened: &mut Opened<Transition, Survey>, budget: u64) -> Res
     removes.extend(old.iter().filter(is_over).map(|id| RowKey::new(table::HISTORY, id.0, 0)));
     for id in &jobs.gone {
         index.remove(*id);
-        let rows = archive_of(&opened.journal, *id).await.map_err(read)?;
-        if let Some(Ok(Job { spec, .. })) = read_archive(&rows).pop()
-            && let Some(key) = spec.key
-            && !keys.contains_key(&key)
-        {
-            removes.push(RowKey::named(table::KEY, key));
-        }
-        for row in rows {
-            if let Some(state) = archived_state(&row) {
-                ended.count(state, false);
-            }
-            removes.push(row.key);
-        }
     }
+    let gone = Gone { keys: gone_keys, removes: &mut removes, ended: &mut ended };
+    gone.rows(&opened.journal, &jobs.gone, &keys).await?;
     Ok(Found { jobs, index, ended, on_shelf, keys, removes, feed })
+}
+
+/// Jobs that were taken off the list, and what there may still be of them in rows.
+struct Gone<'a> {
+    /// Their submitters' keys, as far as the log tells.
+    keys: Vec<(String, JobId)>,
+    removes: &'a mut Vec<RowKey>,
+    ended: &'a mut Ended,
+}
+
+impl Gone<'_> {
+    /// Finds their rows. `taken`: keys of jobs in memory.
+    async fn rows(
+        mut self,
+        journal: &Journal<Transition>,
+        gone: &BTreeSet<JobId>,
+        taken: &BTreeMap<String, JobId>,
+    ) -> Result<(), OpenError> {
+        let read = |error: ReadError| OpenError::Journal(error.to_string());
+        for id in gone {
+            // Its end may never have become rows: without the log, what it was before would be a job again.
+            let before = live_rows(journal, &BTreeSet::from([*id])).await.map_err(read)?;
+            self.removes.extend(before.into_iter().map(|row| row.key));
+            let rows = archive_of(journal, *id).await.map_err(read)?;
+            if let Some(Ok(Job { spec, .. })) = read_archive(&rows).pop()
+                && let Some(key) = spec.key
+            {
+                self.keys.push((key, *id));
+            }
+            for row in rows {
+                if let Some(state) = archived_state(&row) {
+                    self.ended.count(state, false);
+                }
+                self.removes.push(row.key);
+            }
+        }
+        // Another attempt of the job may have taken its key over, in memory or in rows.
+        self.keys.retain(|(key, _)| !taken.contains_key(key));
+        let (theirs, ids): (Vec<String>, Vec<JobId>) = self.keys.into_iter().unzip();
+        let owners = keyed(journal, &theirs).await.map_err(OpenError::Journal)?;
+        let own = theirs.into_iter().zip(ids).zip(owners).filter(|((_, id), owner)| *owner == Some(*id));
+        self.removes.extend(own.map(|((key, _), _)| RowKey::named(table::KEY, key)));
+        Ok(())
+    }
 }
 
 fn number(row: &Row) -> Option<JobId> {

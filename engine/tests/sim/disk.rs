@@ -5,11 +5,12 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use longhaul::sim::{Disk, File, Fingerprint};
 
 use super::fault::Fault;
-use super::fs::Fs;
+use super::fs::{DEV, Fs};
 use super::world::{World, lock};
 
 pub struct SimDisk {
@@ -21,6 +22,11 @@ pub struct SimDisk {
 fn eio() -> io::Error {
     io::Error::from_raw_os_error(5)
 }
+
+pub const EACCES: i32 = 13;
+pub const EROFS: i32 = 30;
+pub const ENOENT: i32 = 2;
+pub const ENODEV: i32 = 19;
 
 fn no_space() -> io::Error {
     io::ErrorKind::StorageFull.into()
@@ -44,12 +50,25 @@ impl SimDisk {
             }
             let now = self.world.wall_ns();
             let mut fs = lock(&self.world.fs);
+            if let Some(errno) = named.iter().find_map(|path| fs.lock_of(path)) {
+                return Err(self.locked(errno));
+            }
             if let Some(path) = named.iter().find(|path| fs.guarded.contains(**path)) {
                 self.world.violate(format!("I1: the user's {} was named in: {what}", path.display()));
                 return Err(eio());
             }
             act(&mut fs, now)
         })
+    }
+
+    fn locked(&self, errno: i32) -> io::Error {
+        self.world.count(if errno == EROFS { Fault::ReadOnly } else { Fault::NoAccess });
+        io::Error::from_raw_os_error(errno)
+    }
+
+    fn away(&self, errno: i32) -> io::Error {
+        self.world.count(Fault::SourceAway);
+        io::Error::from_raw_os_error(errno)
     }
 
     fn open(&self, path: &Path, writes: bool) -> io::Result<Arc<dyn File>> {
@@ -60,6 +79,12 @@ impl SimDisk {
                     self.world.violate(format!("I1: the user's {} was opened for writing", path.display()));
                     return Err(eio());
                 }
+                if let Some(errno) = fs.away(path) {
+                    return Err(self.away(errno));
+                }
+                if let Some(errno) = fs.lock_of(path).filter(|errno| writes && *errno == EROFS) {
+                    return Err(self.locked(errno));
+                }
                 let ino = fs.find(path).ok_or(io::ErrorKind::NotFound)?;
                 fs.hold(ino)?;
                 Ok(ino)
@@ -69,14 +94,16 @@ impl SimDisk {
     }
 
     fn file(&self, ino: u64, writes: bool) -> Arc<dyn File> {
-        Arc::new(SimFile { world: Arc::clone(&self.world), life: self.life, ino, writes })
+        let failures = lock(&self.world.fs).inode(ino).map_or(0, |inode| inode.failures);
+        let told = AtomicU32::new(failures);
+        Arc::new(SimFile { world: Arc::clone(&self.world), life: self.life, ino, writes, told })
     }
 }
 
 impl Disk for SimDisk {
     fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         self.act(format_args!("disk resolve {}", path.display()), |fs| {
-            let found = fs.is_dir(path) || fs.find(path).is_some();
+            let found = fs.away(path).is_none() && (fs.is_dir(path) || fs.find(path).is_some());
             if found { Ok(path.to_owned()) } else { Err(io::ErrorKind::NotFound.into()) }
         })
     }
@@ -91,6 +118,9 @@ impl Disk for SimDisk {
 
     fn create_new(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let ino = self.rename_act(format_args!("disk create {}", path.display()), &[path], |fs, now| {
+            if path.extension().is_some_and(|end| end == "secrets") && self.world.fires(Fault::SecretsError) {
+                return Err(eio());
+            }
             if fs.free() == 0 {
                 self.world.count(Fault::NoSpace);
                 return Err(no_space());
@@ -130,7 +160,14 @@ impl Disk for SimDisk {
 
     fn inspect(&self, path: &Path) -> io::Result<Option<Fingerprint>> {
         self.act(format_args!("disk inspect {}", path.display()), |fs| {
-            fs.find(path).map(|ino| fs.fingerprint(ino)).transpose()
+            let found = fs.find(path).filter(|_| fs.away(path).is_none());
+            found.map(|ino| fs.fingerprint(ino)).transpose()
+        })
+    }
+
+    fn device_of_nearest(&self, path: &Path) -> io::Result<u64> {
+        self.act(format_args!("disk device of {}", path.display()), |fs| {
+            Ok(if fs.away(path).is_some() { DEV + 1 } else { DEV })
         })
     }
 
@@ -149,6 +186,8 @@ struct SimFile {
     life: u64,
     ino: u64,
     writes: bool,
+    /// Failures of syncs that this descriptor has told of.
+    told: AtomicU32,
 }
 
 impl Drop for SimFile {
@@ -206,6 +245,9 @@ impl SimFile {
         self.writing(what, |fs, _| {
             if fails {
                 fs.sync_fails(self.ino)?;
+            }
+            let failures = fs.inode(self.ino)?.failures;
+            if self.told.swap(failures, Ordering::Relaxed) < failures {
                 return Err(eio());
             }
             fs.sync(self.ino)

@@ -26,8 +26,12 @@ faults! {
     CrashInRecovery,
     /// The session is closed in good order, half way.
     Shutdown,
-    /// The wall clock jumps by a day between two lives.
+    /// The wall clock jumps by a day, between two lives or in one.
     ClockJump,
+    /// The machine sleeps for hours.
+    Suspended,
+    /// There is no way to a host for a while, and somebody asks.
+    Offline,
     /// No connection.
     ConnectRefused,
     /// The connection breaks while the request is sent.
@@ -64,8 +68,24 @@ faults! {
     RangeIgnored,
     /// The remote file is replaced.
     RemoteReplaced,
+    /// A PUT or a look is redirected.
+    Redirected,
+    /// A server says 200 to a PUT and stores nothing.
+    NotStored,
+    /// A PUT that breaks off leaves what came of it.
+    Fragment,
+    /// A mirror gives another file, or none.
+    OddMirror,
     /// The disk is full.
     NoSpace,
+    /// A directory may not be written.
+    NoAccess,
+    /// A file system is mounted read-only.
+    ReadOnly,
+    /// The source's file system is away, and somebody looks for it.
+    SourceAway,
+    /// A file of secrets cannot be written.
+    SecretsError,
     /// A read fails.
     ReadError,
     /// A write fails after a part of it.
@@ -111,6 +131,7 @@ impl Rates {
                 Fault::JournalApply | Fault::JournalFlush => 12,
                 Fault::SourceRaced => 100,
                 Fault::LostConfirmed | Fault::SessionLost => 200,
+                Fault::SecretsError => 300,
                 Fault::RangeIgnored | Fault::LateBytes | Fault::JournalExport => 450,
                 _ => 200 * storm,
             };
@@ -133,6 +154,8 @@ pub struct Tally {
     pub ends: BTreeMap<String, u64>,
     /// Suspensions by cause.
     pub suspensions: BTreeMap<String, u64>,
+    /// Completed jobs by protocol, and other things that must have happened.
+    pub seen: BTreeMap<String, u64>,
     pub jobs: u64,
     pub lives: u64,
     pub requests: u64,
@@ -141,6 +164,11 @@ pub struct Tally {
 impl Tally {
     pub fn count(&self, fault: Fault) -> u64 {
         self.faults.get(&fault).copied().unwrap_or(0)
+    }
+
+    /// Something has happened that is worth counting.
+    pub fn see(&mut self, what: impl Into<String>) {
+        *self.seen.entry(what.into()).or_default() += 1;
     }
 
     pub fn any(&self, faults: &[Fault]) -> bool {
@@ -158,6 +186,7 @@ impl Tally {
         }
         sum(&mut self.ends, &other.ends);
         sum(&mut self.suspensions, &other.suspensions);
+        sum(&mut self.seen, &other.seen);
         self.jobs += other.jobs;
         self.lives += other.lives;
         self.requests += other.requests;

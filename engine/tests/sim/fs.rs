@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A failed sync drops what was pending: the page cache goes on showing it, and the next sync says yes
-//! without it. That is what ext4 and xfs do (RELIABILITY.md).
+//! without it, but for one no to every other descriptor that was open then. That is what ext4 and xfs do
+//! (RELIABILITY.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -19,7 +20,7 @@ use longhaul::sim::Fingerprint;
 use super::rng::{Content, PAGE, Rng};
 
 /// The one device.
-const DEV: u64 = 1;
+pub const DEV: u64 = 1;
 
 pub struct Fs {
     dirs: BTreeMap<PathBuf, Dir>,
@@ -36,6 +37,10 @@ pub struct Fs {
     pub capacity: u64,
     /// Files of the user: no call of the engine may change them.
     pub guarded: BTreeSet<PathBuf>,
+    /// Directories that may not be written, and what the system says to it.
+    pub locked: BTreeMap<PathBuf, i32>,
+    /// The file system of the sources is not mounted, and what the system says to who opens one.
+    pub away: Option<i32>,
     /// Every content that a file of the user's has had.
     pub history: BTreeMap<PathBuf, Vec<Content>>,
 }
@@ -62,6 +67,8 @@ pub struct Inode {
     mtime_ns: i128,
     ctime_ns: i128,
     open: u32,
+    /// Syncs that have failed.
+    pub failures: u32,
     pub holes: Vec<Range<u64>>,
     pub is_source: bool,
 }
@@ -124,6 +131,8 @@ impl Fs {
             tick_ns: rng.pick(&[1, 1_000_000, 4_000_000]),
             capacity: 1 << 40,
             guarded: BTreeSet::new(),
+            locked: BTreeMap::new(),
+            away: None,
             history: BTreeMap::new(),
         }
     }
@@ -135,6 +144,16 @@ impl Fs {
     fn dir_of(&mut self, path: &Path) -> io::Result<&mut Dir> {
         let dir = path.parent().and_then(|parent| self.dirs.get_mut(parent));
         dir.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Whether names in the path's directory may be changed.
+    pub fn lock_of(&self, path: &Path) -> Option<i32> {
+        self.locked.get(path.parent()?).copied()
+    }
+
+    /// Whether the path is one of a file system that is away.
+    pub fn away(&self, path: &Path) -> Option<i32> {
+        self.away.filter(|_| path.starts_with("/src"))
     }
 
     pub fn is_dir(&self, path: &Path) -> bool {
@@ -258,7 +277,9 @@ impl Fs {
 
     /// A sync that fails: what was pending will never be durable, and the next sync will not say so.
     pub fn sync_fails(&mut self, ino: u64) -> io::Result<()> {
-        self.inode(ino)?.pending.clear();
+        let inode = self.inode(ino)?;
+        inode.pending.clear();
+        inode.failures += 1;
         Ok(())
     }
 

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use longhaul::control::{Response, Selection};
 use longhaul::sim::{Blocking, Ports, Survey, Transition};
-use longhaul::{Closed, JobState, JobView, OpenError, Session, SessionOptions, SubmitError};
+use longhaul::{Closed, JobState, JobView, OpenError, Session, SessionOptions};
 use longhaul_journal::{Executor, Journal, Opened};
 
 use super::disk::SimDisk;
 use super::fault::{Fault, Tally};
 use super::net::SimNet;
-use super::oracle::{Oracle, Stage, planned};
+use super::oracle::{Oracle, planned};
 use super::scenario::{Act, Scenario, Way};
 use super::store::SimStore;
 use super::user;
@@ -29,6 +29,9 @@ const LIVES_MAX: u64 = 60;
 const SETTLE_MAX: Duration = Duration::from_secs(4 * 3600);
 /// Nothing has changed for longer than any wait of the engine's.
 const STILL: Duration = Duration::from_secs(600);
+
+/// What may keep the staging area from being put in order.
+const SWEEP_FAULTS: [Fault; 3] = [Fault::NameError, Fault::NoAccess, Fault::ReadOnly];
 
 /// What a seed came to.
 pub struct Outcome {
@@ -52,13 +55,13 @@ enum LifeEnd {
     Done,
 }
 
-struct Sim {
-    world: Arc<World>,
-    scenario: Scenario,
-    oracle: Arc<Mutex<Oracle>>,
+pub struct Sim {
+    pub world: Arc<World>,
+    pub scenario: Scenario,
+    pub oracle: Arc<Mutex<Oracle>>,
     /// All has been judged; one more life has a look at what is left of it.
     is_over: bool,
-    life: u64,
+    pub life: u64,
 }
 
 /// Runs one seed.
@@ -70,7 +73,8 @@ pub fn run(seed: u64, print: bool) -> Outcome {
     }
     world.note(format_args!("{:?} clones: {}", lock(&world.tus).offer, lock(&world.fs).clones));
     world.tally(|tally| tally.jobs = scenario.plans.len() as u64);
-    let oracle = Arc::new(Mutex::new(Oracle::new(&scenario.plans)));
+    let forgets = scenario.retention < Duration::from_secs(24 * 3600);
+    let oracle = Arc::new(Mutex::new(Oracle::new(&scenario.plans, forgets)));
     let mut sim = Sim { world: Arc::clone(&world), scenario, oracle, is_over: false, life: 0 };
     for lives in 0.. {
         let end = sim.in_runtime();
@@ -162,14 +166,25 @@ impl Sim {
             blocking: Blocking::Inline,
         };
         let options = SessionOptions::new("/state")
-            .concurrent(self.scenario.concurrent)
+            .concurrent(self.scenario.limits.concurrent)
             .stage_budget(self.scenario.stage_budget)
+            .retention(self.scenario.retention)
             .admit(admit);
+        let limits = self.scenario.limits;
+        let options = SessionOptions {
+            per_host: limits.per_host,
+            uploads: limits.uploads,
+            downloads: limits.downloads,
+            limit_rate: limits.rate,
+            ..options
+        };
         match Session::open_with(ports, opened, options, self.scenario.checkpoint_bytes).await {
             Ok(session) => Some(session),
             Err(error) => {
                 let refused = matches!(error, OpenError::Io { .. });
-                if world.is_alive(life) && !(refused && world.tally(|tally| tally.any(&[Fault::NameError]))) {
+                // Who reads that makes the staging area writable again.
+                lock(&world.fs).locked.clear();
+                if world.is_alive(life) && !(refused && world.tally(|tally| tally.any(&SWEEP_FAULTS))) {
                     world.violate(format!("the session does not open: {error}"));
                 }
                 None
@@ -181,10 +196,14 @@ impl Sim {
         let world = Arc::clone(&self.world);
         let Some(session) = self.open(life, !self.is_over).await else { return LifeEnd::Exited };
         world.opened();
-        let views = session.jobs().await.unwrap_or_default();
+        let views = session.jobs().await;
         if !world.is_alive(life) {
             return LifeEnd::Crashed;
         }
+        let views = match views {
+            Ok(views) if !world.is_poisoned() => views,
+            Ok(_) | Err(_) => return self.closed(life, &session.closed().await),
+        };
         let again = lock(&self.oracle).reopened(&world, &views);
         if self.is_over {
             return self.look_back(&views);
@@ -193,7 +212,9 @@ impl Sim {
         for job in again {
             self.scenario.repeat(job, soon);
         }
-        tokio::spawn(watch(Arc::clone(&world), life, session.events(), Arc::clone(&self.oracle)));
+        let heard = lock(&self.oracle).heard;
+        let events = session.events_after(Some(heard), Selection::all()).await;
+        tokio::spawn(watch(Arc::clone(&world), life, events, Arc::clone(&self.oracle)));
         let end = tokio::select! {
             biased;
             end = self.play(&session) => end,
@@ -220,7 +241,7 @@ impl Sim {
     async fn play(&mut self, session: &Session) -> LifeEnd {
         let world = Arc::clone(&self.world);
         while let Some(&(at, act, job)) = self.scenario.acts.front() {
-            if at >= self.scenario.quiet_at && act != Act::Submit {
+            if at >= self.scenario.quiet_at && !act.is_due() {
                 self.scenario.acts.pop_front();
                 continue;
             }
@@ -238,109 +259,10 @@ impl Sim {
         world.sleep(self.scenario.quiet_at.saturating_sub(world.now())).await;
         if !world.is_quiet() {
             world.quiet();
-            lock(&world.fs).capacity = 1 << 40;
+            self.clear_up();
         }
         self.settle(session).await;
         LifeEnd::Done
-    }
-
-    async fn perform(&mut self, session: &Session, act: Act, job: u64) {
-        let world = &self.world;
-        world.note(format_args!("-- {act:?} {job}"));
-        match act {
-            Act::Submit => self.submit(session, job).await,
-            Act::Suspend | Act::Resume | Act::Cancel => self.ask(session, act, job).await,
-            Act::WriteSource
-            | Act::TruncateSource
-            | Act::DeleteSource
-            | Act::Replace
-            | Act::TakeDestination => {
-                self.meddle(act, job);
-            }
-            Act::Squeeze => {
-                let spare = world.rng(|rng| rng.pick(&[0, 1000, 100_000]));
-                let mut fs = lock(&world.fs);
-                fs.capacity = fs.capacity.saturating_sub(fs.free()) + spare;
-            }
-            Act::Relax => lock(&world.fs).capacity = 1 << 40,
-            Act::TruncatePart => user::damage_part(world, false),
-            Act::DeletePart => user::damage_part(world, true),
-            Act::Shutdown => {}
-        }
-    }
-
-    fn meddle(&self, act: Act, job: u64) {
-        let world = &self.world;
-        match (&self.scenario.plan(job).way, act) {
-            (Way::Up { source, .. }, Act::WriteSource) => user::write_source(world, source, world.wall_ns()),
-            (Way::Up { source, .. }, Act::TruncateSource) => user::truncate_source(world, source),
-            (Way::Up { source, .. }, Act::DeleteSource) => user::delete_source(world, source),
-            (Way::Down { .. }, Act::Replace) => {
-                let now = world.now();
-                if let Some(remote) = lock(&world.shelf).remotes.get_mut(&job) {
-                    world.rng(|rng| remote.replace(rng, now));
-                }
-            }
-            (Way::Down { to, overwrite: false, .. }, Act::TakeDestination) => {
-                user::take_destination(world, to);
-            }
-            _ => return,
-        }
-        if let Some(fault) = act.fault() {
-            world.count(fault);
-        }
-    }
-
-    async fn submit(&self, session: &Session, job: u64) {
-        let world = &self.world;
-        lock(&self.oracle).asks(world, job);
-        let answer = session.submit(self.scenario.plan(job).submission()).await;
-        let mut oracle = lock(&self.oracle);
-        match answer {
-            Ok(handle) => oracle.accepted(world, job, handle.id()),
-            Err(SubmitError::Closed(_)) => {}
-            Err(_) if !world.is_alive(self.life) => {}
-            Err(error) => {
-                world.note(format_args!("refused: {error}"));
-                if let Some(known) = oracle.known.get_mut(&job) {
-                    known.stage = Stage::Refused;
-                }
-                world.tally(|tally| *tally.ends.entry("refused at submit".to_owned()).or_default() += 1);
-            }
-        }
-    }
-
-    async fn ask(&self, session: &Session, act: Act, job: u64) {
-        let world = &self.world;
-        let Some(id) = lock(&self.oracle).id(job) else { return };
-        let Ok(Some(handle)) = session.job(id).await else { return };
-        if act != Act::Suspend {
-            world.let_go(job);
-        }
-        if let Some(known) = lock(&self.oracle).known.get_mut(&job) {
-            known.cancel_asked |= act == Act::Cancel;
-            known.resumes += u64::from(act == Act::Resume);
-        }
-        let answer = match act {
-            Act::Suspend => handle.suspend().await,
-            Act::Resume => handle.resume().await,
-            _ => handle.cancel().await,
-        };
-        world.note(format_args!(
-            "answer: {:?}",
-            answer.as_ref().map(|view| view.state).map_err(ToString::to_string)
-        ));
-        let Ok(view) = answer else { return };
-        match act {
-            Act::Suspend if view.state == JobState::Suspended => world.hold(job),
-            Act::Suspend => world.violate(format!("job {id} was suspended, and is {}", view.state)),
-            Act::Cancel => {
-                if let Some(known) = lock(&self.oracle).known.get_mut(&job) {
-                    known.cancel_answered = true;
-                }
-            }
-            _ => {}
-        }
     }
 
     /// Faults have stopped: every job must end, or say what it waits for; then it gets that.
@@ -349,18 +271,27 @@ impl Sim {
         let deadline = world.now() + SETTLE_MAX;
         let (mut before, mut since) = (Vec::new(), world.now());
         loop {
-            let views = session.jobs().await.unwrap_or_default();
-            if views.is_empty() && lock(&self.oracle).expects_jobs() {
+            let Ok(views) = session.jobs().await else {
                 // The engine has closed: whoever waits for that as well will hear why.
-                world.sleep(STILL).await;
+                return world.sleep(STILL).await;
+            };
+            if views.is_empty() && lock(&self.oracle).expects_jobs() {
                 return world.violate("I3: the session is open, and shows no job");
             }
             if views != before {
                 (before, since) = (views.clone(), world.now());
             }
+            self.too_late(&views);
+            let waits_for_time = |view: &JobView| view.not_before.is_some_and(|at| at > world.wall());
+            if views.iter().any(|view| !view.state.is_terminal() && waits_for_time(view)) {
+                since = world.now();
+            }
             let is_still = world.now() > since + STILL;
             let moves = |view: &&JobView| match view.state {
-                JobState::Suspended => view.cause.as_ref().is_some_and(|cause| cause.kind == "no-space"),
+                JobState::Suspended => view
+                    .cause
+                    .as_ref()
+                    .is_some_and(|cause| matches!(cause.kind.as_str(), "no-space" | "source-away")),
                 // A suspended job keeps its staged copy, and with it a share of the budget.
                 JobState::Queued => !is_still,
                 state => !state.is_terminal(),
@@ -368,7 +299,9 @@ impl Sim {
             let waiting: Vec<&JobView> =
                 views.iter().filter(|view| view.state == JobState::Suspended).collect();
             if views.iter().all(|view| view.state.is_terminal()) {
-                lock(&self.oracle).judge(world, &views);
+                let forgets = lock(&self.oracle).forgets;
+                lock(&self.oracle).judge(world, &views, forgets);
+                self.audit(session).await;
                 return;
             }
             if world.now() > deadline || (is_still && waiting.is_empty()) {
@@ -377,7 +310,7 @@ impl Sim {
                 return;
             }
             if views.iter().any(|view| moves(&view)) {
-                world.sleep(Duration::from_secs(2)).await;
+                world.sleep(Duration::from_secs(if self.scenario.is_crowd { 10 } else { 2 })).await;
             } else {
                 self.hold_and_resume(session, &waiting).await;
             }
@@ -395,7 +328,8 @@ impl Sim {
         let now = session.call(longhaul::control::Request::List { query }).await;
         let Response::Jobs { jobs, .. } = now else { return };
         for (before, now) in waiting.iter().zip(&jobs) {
-            if *before != now {
+            let is_late = now.cause.as_ref().is_some_and(|cause| cause.kind == "deadline");
+            if *before != now && !is_late {
                 world.violate(format!("R13: a suspended job has moved, from {before:?} to {now:?}"));
             }
         }
@@ -405,7 +339,31 @@ impl Sim {
             if let Way::Down { to, .. } = &self.scenario.plan(planned(view)).way {
                 user::clear_destination(world, to);
             }
-            self.ask(session, Act::Resume, planned(view)).await;
+            self.ask(session, self.way_out(view, kind), planned(view)).await;
+        }
+    }
+
+    /// A job that died before its secrets were kept was never accepted: nobody can give them to it.
+    fn way_out(&self, view: &JobView, kind: &str) -> Act {
+        let oracle = lock(&self.oracle);
+        let known = &oracle.known[&planned(view)];
+        if kind == "auth" && known.plan.wishes.secret && !known.answered { Act::Cancel } else { Act::Resume }
+    }
+
+    /// Jobs that are past their deadline by both clocks, and have had time to end.
+    fn too_late(&self, views: &[JobView]) {
+        let world = &self.world;
+        let slack = Duration::from_secs(1800);
+        let since = world.quiet_for();
+        // A process that began with a clock that was behind waits for as long as it thought it had.
+        if world.tally(|tally| tally.count(Fault::ClockJump)) > 0 {
+            return;
+        }
+        for view in views.iter().filter(|view| !view.state.is_terminal()) {
+            let past_ms = view.deadline.map_or(0, |at| world.wall().0.saturating_sub(at.0));
+            if past_ms > slack.as_millis() as u64 && since > slack {
+                world.violate(format!("job {} is {} long after its deadline", view.id, view.state));
+            }
         }
     }
 
@@ -422,14 +380,18 @@ impl Sim {
 /// Follows what the engine tells.
 async fn watch(world: Arc<World>, life: u64, mut events: longhaul::EventStream, oracle: Arc<Mutex<Oracle>>) {
     while let Some(response) = events.next().await {
-        let Response::Event { event } = response else { continue };
         if !world.is_alive(life) {
             return;
         }
+        let Response::Event { event } = response else {
+            lock(&oracle).missed(&world);
+            continue;
+        };
         world.note(format_args!(
             "event {}: job {} {}: {}",
             event.number, event.job.id, event.job.state, event.what
         ));
-        lock(&oracle).seen(&world, &event.job);
+        lock(&oracle).told(&world, event.number);
+        lock(&oracle).seen_in_event(&world, &event.job);
     }
 }

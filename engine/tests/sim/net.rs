@@ -15,9 +15,11 @@ use longhaul::sim::{
 };
 
 use super::fault::Fault;
+use super::form;
 use super::get::Served;
+use super::put;
 use super::rng::{Content, Rng};
-use super::tus::{Head, Reply, Taking, Tus, Verdict};
+use super::tus::{self, Head, Reply, Tus};
 use super::world::{World, lock, never};
 
 /// Nothing moved for this long: the engine's own limit (`os::net`), kept here by the simulation.
@@ -74,20 +76,50 @@ impl SimNet {
             return never().await;
         }
         world.tally(|tally| tally.requests += 1);
-        self.suspended_asks(&url);
+        let job = url.split('/').nth(3).and_then(|part| part.parse().ok()).unwrap_or_default();
+        let may_free = lock(&world.flight).facts(job).is_some_and(|facts| facts.has_deadline);
+        if !(may_free && method == Method::DELETE) {
+            self.suspended_asks(&url);
+        }
         world.sleep(Duration::from_millis(world.rng(|rng| rng.within(1, 40)))).await;
+        let (host, path) =
+            url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).unwrap_or_default();
+        let aboard = self.board(job, method == Method::DELETE, host, &headers);
+        if lock(&world.flight).is_away(host) {
+            world.count(Fault::Offline);
+            world.sleep(Duration::from_millis(world.rng(|rng| rng.within(1, 40)))).await;
+            if let Some(wrong) = lock(&world.flight).in_vain(job, host, world.now()) {
+                world.violate(wrong);
+            }
+            return Err(lost(NetErrorKind::Offline));
+        }
         if world.fires(Fault::ConnectRefused) {
             return Err(lost(NetErrorKind::Connect));
         }
-        let (host, path) =
-            url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).unwrap_or_default();
-        let odd = self.odd_answer(&method, host);
-        let answered = match odd {
-            Some(reply) => Served { reply, content: Content::default(), range: 0..0 },
-            None if host == "tus.sim" => self.tus(&method, path, &headers, body).await?,
-            None => self.get(&method, path, &headers),
+        let answered = match self.odd_answer(&method, host) {
+            Some(reply) => served(reply),
+            None => self.ask(&method, (host, path), &headers, (job, body)).await?,
         };
-        self.answer(&url, &method, answered).await
+        self.answer(&url, &method, answered, aboard).await
+    }
+
+    /// The exchange is on its way, and counts.
+    fn board(&self, job: u64, frees: bool, host: &str, headers: &HeaderMap) -> Aboard {
+        let world = &self.world;
+        let peak = world.wall_peak();
+        let (exchange, wrongs) = lock(&world.flight).start(job, frees, host, world.now(), peak);
+        for wrong in wrongs {
+            world.violate(wrong);
+        }
+        let facts = lock(&world.flight).facts(job).cloned();
+        if let Some(facts) = facts {
+            let own = host == facts.host;
+            let shown = headers.get("x-secret").and_then(|value| value.to_str().ok());
+            if shown != facts.secret.as_deref().filter(|_| own) {
+                world.violate(format!("I13: job {job} shows {host} the secret {shown:?}"));
+            }
+        }
+        Aboard { world: Arc::clone(world), exchange, job }
     }
 
     /// A job that was told to hold still makes no request.
@@ -109,7 +141,7 @@ impl SimNet {
             let (status, after_s) = world.rng(|rng| (rng.pick(&[429, 503]), rng.pick(&[0, 1, 7, 100])));
             return Some(Reply::new(status).with("retry-after", after_s));
         }
-        let is_tus = host == "tus.sim";
+        let is_tus = is_tus(host);
         if is_tus && *method == Method::PATCH && world.fires(Fault::Conflict) {
             return Some(Reply::new(409));
         }
@@ -134,14 +166,17 @@ impl SimNet {
         }
     }
 
-    async fn tus(
+    /// Has the server of that host hear the request, and carries its body there.
+    async fn ask(
         &self,
         method: &Method,
-        path: &str,
+        (host, path): (&str, &str),
         headers: &HeaderMap,
-        body: RequestBody,
+        (job, body): (u64, RequestBody),
     ) -> Result<Served, NetError> {
-        self.tus_troubles(path);
+        if is_tus(host) {
+            self.tus_troubles(path);
+        }
         let world = &self.world;
         let (len, pieces) = match body {
             RequestBody::Empty => (0, futures_util::stream::empty().boxed()),
@@ -150,22 +185,26 @@ impl SimNet {
             }
             RequestBody::Stream { len, pieces } => (len, pieces),
         };
-        let twice = len <= DUPLICATE_MAX && world.fires(Fault::Duplicate);
-        let head = || Head { method, path, headers, len, now: world.now() };
-        let lags = len > 0 && world.fires(Fault::LateBytes);
-        let verdict = lock(&world.tus).head(&head(), lags);
+        // A form without a key that is sent twice is taken twice: that is nothing a client can help.
+        let doubles = is_tus(host) || is_put(host) || headers.contains_key("idempotency-key");
+        let twice = doubles && len <= DUPLICATE_MAX && world.fires(Fault::Duplicate);
+        let head = || Head { method, host, path, headers, len, now: world.now() };
+        let lags = len > 0 && is_tus(host) && world.fires(Fault::LateBytes);
+        let answered = self.hear(&head(), lags);
         self.report_wrongs();
-        let Verdict::Body(taking) = verdict else {
-            let Verdict::Reply(mut reply) = verdict else { return Err(lost(NetErrorKind::Broken)) };
-            if twice && let Verdict::Reply(second) = lock(&world.tus).head(&head(), false) {
-                reply = if world.rng(|rng| rng.chance(500)) { second } else { reply };
+        let intake = match answered {
+            Heard::Body(intake) => intake,
+            Heard::Reply(mut reply) => {
+                if twice && let Heard::Reply(second) = self.hear(&head(), false) {
+                    reply = if world.rng(|rng| rng.chance(500)) { second } else { reply };
+                }
+                return Ok(reply);
             }
-            return Ok(served(reply));
         };
-        let mut open = Open { world: Arc::clone(world), taking: Some(taking) };
-        let sent = self.feed(&mut open, len, pieces, twice).await?;
-        let Some(taking) = open.taking.take() else { return Err(lost(NetErrorKind::Broken)) };
-        let Some(mut reply) = lock(&world.tus).finish(taking, world.now()) else {
+        let mut open = Open { world: Arc::clone(world), intake: Some(intake) };
+        let sent = self.feed(&mut open, (job, len), pieces, twice).await?;
+        let Some(intake) = open.intake.take() else { return Err(lost(NetErrorKind::Broken)) };
+        let Some(mut reply) = intake.finish(world) else {
             return Err(lost(NetErrorKind::Broken));
         };
         if twice {
@@ -178,11 +217,48 @@ impl SimNet {
         Ok(served(reply))
     }
 
+    /// What the server of a host makes of a request's head.
+    fn hear(&self, head: &Head<'_>, lags: bool) -> Heard {
+        let world = &self.world;
+        match head.host {
+            host if is_tus(host) => match lock(&world.tus).head(head, lags) {
+                tus::Verdict::Reply(reply) => Heard::Reply(served(reply)),
+                tus::Verdict::Body(taking) => Heard::Body(Intake::Tus(taking)),
+            },
+            host if is_put(host) => match lock(&world.puts).head(head) {
+                put::Verdict::Reply(answer) => {
+                    if matches!(answer.reply.status, 307 | 308) {
+                        world.count(Fault::Redirected);
+                    }
+                    Heard::Reply(answer)
+                }
+                put::Verdict::Body(taking) => Heard::Body(Intake::Put(taking)),
+            },
+            "form.sim" => match lock(&world.forms).head(head) {
+                form::Verdict::Reply(reply) => Heard::Reply(served(reply)),
+                form::Verdict::Body(taking) => Heard::Body(Intake::Form(taking)),
+            },
+            _ => {
+                let asks_range = head.headers.contains_key("range");
+                let ranged = !(asks_range && world.fires(Fault::RangeIgnored));
+                let answer = lock(&world.shelf).answer(head, ranged);
+                if head.host != "get.sim" {
+                    world.tally(|tally| tally.see(format!("mirror answers {}", answer.reply.status)));
+                    let odd = lock(&world.shelf).is_odd(head.host, head.numbers().first().copied());
+                    if odd {
+                        world.count(Fault::OddMirror);
+                    }
+                }
+                Heard::Reply(answer)
+            }
+        }
+    }
+
     /// Carries a body to the server, piece by piece; gives it back when it is to be sent twice.
     async fn feed(
         &self,
         open: &mut Open,
-        len: u64,
+        (job, len): (u64, u64),
         mut pieces: futures_util::stream::BoxStream<'static, io::Result<Bytes>>,
         keep: bool,
     ) -> Result<Vec<u8>, NetError> {
@@ -198,8 +274,10 @@ impl SimNet {
                 let take = (self.piece as u64).min(until_break).min(piece.len() as u64) as usize;
                 self.pass(take).await;
                 let piece = piece.split_to(take);
-                let taken =
-                    open.taking.as_mut().is_some_and(|taking| lock(&self.world.tus).feed(taking, piece));
+                if let Some(wrong) = lock(&self.world.flight).moved(job, take as u64, self.world.now()) {
+                    self.world.violate(wrong);
+                }
+                let taken = open.intake.as_mut().is_some_and(|intake| intake.feed(&self.world, piece));
                 if !taken {
                     return Err(lost(NetErrorKind::Broken));
                 }
@@ -218,29 +296,19 @@ impl SimNet {
 
     /// The same request once more.
     fn again(&self, head: &Head<'_>, body: Vec<u8>) -> Reply {
-        let mut tus = lock(&self.world.tus);
-        match tus.head(head, false) {
-            Verdict::Reply(reply) => reply,
-            Verdict::Body(mut taking) => {
-                tus.feed(&mut taking, Bytes::from(body));
-                tus.finish(taking, head.now).unwrap_or_else(|| Reply::new(500))
+        match self.hear(head, false) {
+            Heard::Reply(answer) => answer.reply,
+            Heard::Body(mut intake) => {
+                intake.feed(&self.world, Bytes::from(body));
+                intake.finish(&self.world).unwrap_or_else(|| Reply::new(500))
             }
         }
-    }
-
-    fn get(&self, method: &Method, path: &str, headers: &HeaderMap) -> Served {
-        let world = &self.world;
-        let asks_range = headers.contains_key("range");
-        let ranged = !(asks_range && world.fires(Fault::RangeIgnored));
-        let head = Head { method, path, headers, len: 0, now: world.now() };
-        let served = lock(&world.shelf).answer(&head, ranged);
-        self.report_wrongs();
-        served
     }
 
     fn report_wrongs(&self) {
         let mut wrongs = std::mem::take(&mut lock(&self.world.tus).wrong);
         wrongs.append(&mut lock(&self.world.shelf).wrong);
+        wrongs.append(&mut lock(&self.world.forms).wrong);
         // These make a download begin anew for good reason.
         let anew = [Fault::RangeIgnored, Fault::PartDeleted, Fault::PartTruncated, Fault::ReadError];
         let excused = self.world.tally(|tally| tally.any(&anew));
@@ -254,7 +322,13 @@ impl SimNet {
         pass(&self.world, self.life, self.piece_ms, bytes).await;
     }
 
-    async fn answer(&self, url: &str, method: &Method, served: Served) -> Result<HttpResponse, NetError> {
+    async fn answer(
+        &self,
+        url: &str,
+        method: &Method,
+        served: Served,
+        aboard: Aboard,
+    ) -> Result<HttpResponse, NetError> {
         let world = &self.world;
         let Served { mut reply, content, range } = served;
         world.sleep(Duration::from_millis(world.rng(|rng| rng.within(1, 40)))).await;
@@ -275,6 +349,7 @@ impl SimNet {
             return never().await;
         }
         let body = SimBody {
+            aboard,
             world: Arc::clone(world),
             life: self.life,
             content,
@@ -309,26 +384,104 @@ async fn pass(world: &World, life: u64, piece_ms: u64, bytes: usize) {
     }
 }
 
+/// What a server makes of a request's head.
+enum Heard {
+    Reply(Served),
+    Body(Intake),
+}
+
+/// A request body at its server.
+enum Intake {
+    Tus(tus::Taking),
+    Put(put::Taking),
+    Form(form::Taking),
+}
+
+impl Intake {
+    /// A piece has arrived. False: the server breaks the connection.
+    fn feed(&mut self, world: &World, piece: Bytes) -> bool {
+        match self {
+            Self::Tus(taking) => lock(&world.tus).feed(taking, piece),
+            Self::Put(taking) => lock(&world.puts).feed(taking, &piece),
+            Self::Form(taking) => {
+                form::Forms::feed(taking, &piece);
+                true
+            }
+        }
+    }
+
+    /// All of it has. `None`: the server breaks the connection.
+    fn finish(self, world: &World) -> Option<Reply> {
+        match self {
+            Self::Tus(taking) => lock(&world.tus).finish(taking, world.now()),
+            Self::Put(taking) => {
+                if lock(&world.puts).is_forgetful(&taking) {
+                    world.count(Fault::NotStored);
+                }
+                lock(&world.puts).finish(taking, world.now())
+            }
+            Self::Form(taking) => Some(lock(&world.forms).finish(taking)),
+        }
+    }
+
+    /// No more of it will.
+    fn abort(self, world: &World) {
+        let (now, chance) = (world.now(), world.rng(Rng::bits));
+        match self {
+            Self::Tus(taking) => {
+                if Tus::is_late(&taking) && !world.is_quiet() {
+                    world.note(format_args!("    x with bytes on their way"));
+                }
+                lock(&world.tus).abort(taking, now, &mut Rng::new(chance));
+            }
+            Self::Put(taking) => {
+                if lock(&world.puts).is_fragment(&taking) {
+                    world.count(Fault::Fragment);
+                }
+            }
+            Self::Form(_) => {}
+        }
+    }
+}
+
+/// An exchange on its way: it counts for the limits until this is dropped.
+struct Aboard {
+    world: Arc<World>,
+    exchange: u64,
+    job: u64,
+}
+
+impl Drop for Aboard {
+    fn drop(&mut self) {
+        lock(&self.world.flight).end(self.exchange);
+    }
+}
+
+fn is_tus(host: &str) -> bool {
+    matches!(host, "tus.sim" | "auto1.sim")
+}
+
+fn is_put(host: &str) -> bool {
+    matches!(host, "put.sim" | "put2.sim" | "auto2.sim")
+}
+
 /// A request body that the server is reading. Dropped before its end, it is a broken connection.
 struct Open {
     world: Arc<World>,
-    taking: Option<Taking>,
+    intake: Option<Intake>,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let Some(taking) = self.taking.take() else { return };
-        let (now, chance) = (self.world.now(), self.world.rng(Rng::bits));
+        let Some(intake) = self.intake.take() else { return };
         self.world.note(format_args!("    x a body ends early"));
-        if Tus::is_late(&taking) && !self.world.is_quiet() {
-            self.world.note(format_args!("    x with bytes on their way"));
-        }
-        lock(&self.world.tus).abort(taking, now, &mut Rng::new(chance));
+        intake.abort(&self.world);
     }
 }
 
 /// A file on its way to the engine.
 struct SimBody {
+    aboard: Aboard,
     world: Arc<World>,
     life: u64,
     content: Content,
@@ -350,6 +503,9 @@ impl SimBody {
         let until = self.breaks.map_or(self.end, |breaks| breaks.at.min(self.end));
         let len = (self.piece as u64).min(until - self.at);
         pass(&self.world, self.life, self.piece_ms, len as usize).await;
+        if let Some(wrong) = lock(&self.world.flight).moved(self.aboard.job, len, self.world.now()) {
+            self.world.violate(wrong);
+        }
         let piece = Bytes::copy_from_slice(&self.content[self.at as usize..(self.at + len) as usize]);
         self.at += len;
         Ok(Some(piece))

@@ -1,10 +1,12 @@
-//! A tus 1.0 server by the letter: creation, creation-with-upload, termination, checksum, expiration.
+//! A tus 1.0 server by the letter: creation, creation-with-upload, termination, checksum, expiration,
+//! concatenation.
 //!
 //! Honest: what it confirmed it holds, and an object is what was sent in order. What makes it hard are
 //! its freedoms: it may keep or drop the bytes of a broken request, take them late, lock, forget a
 //! finished upload, or be restarted and lose what it had not confirmed.
 //!
 //! Request targets are `/JOB/` for creations and `/JOB/UPLOAD` for uploads, so that each belongs to a job.
+//! To join parts is not idempotent: each request that names whole parts makes another object.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +22,7 @@ use super::rng::{Content, Rng};
 /// A request's head, as a server sees it.
 pub struct Head<'a> {
     pub method: &'a Method,
+    pub host: &'a str,
     pub path: &'a str,
     pub headers: &'a HeaderMap,
     pub len: u64,
@@ -74,6 +77,7 @@ pub struct Taking {
     /// Where the next byte goes; an upload that is not there (any more) breaks the connection.
     at: u64,
     creation: bool,
+    host: String,
     /// With a checksum nothing counts before all is there.
     digest: Option<Vec<u8>>,
     held: Vec<u8>,
@@ -95,6 +99,9 @@ pub struct Offer {
     gone_when_complete: bool,
     tells_length: bool,
     relative: bool,
+    joins: bool,
+    /// Time that it takes to join parts.
+    join_ms: u64,
 }
 
 pub struct Upload {
@@ -106,6 +113,10 @@ pub struct Upload {
     busy_until: Duration,
     used_at: Duration,
     pub complete: bool,
+    /// Its bytes are of no use by themselves.
+    pub partial: bool,
+    /// It is not shown as whole before.
+    joined_at: Duration,
     /// Asked for by its URL: whoever did knew it.
     pub known: bool,
 }
@@ -116,6 +127,8 @@ pub struct Object {
     pub content: Content,
     /// Taken back by a DELETE.
     pub withdrawn: bool,
+    /// Joined from parts.
+    pub joined: bool,
     upload: u64,
 }
 
@@ -152,6 +165,8 @@ impl Tus {
             gone_when_complete,
             tells_length: rng.chance(900),
             relative: rng.chance(500),
+            joins: rng.chance(600),
+            join_ms: rng.pick(&[0, 0, 0, 3000]),
         };
         let (uploads, creations) = (BTreeMap::new(), BTreeMap::new());
         Self { offer, uploads, objects: Vec::new(), creations, next: 1, late: Vec::new(), wrong: Vec::new() }
@@ -170,7 +185,7 @@ impl Tus {
     pub fn head(&mut self, head: &Head<'_>, lags: bool) -> Verdict {
         self.settle(head.now);
         if *head.method == Method::OPTIONS {
-            return Verdict::Reply(self.options());
+            return Verdict::Reply(self.options(head.host));
         }
         if head.text("tus-resumable") != Some("1.0.0") {
             return self.wrong(head, "without Tus-Resumable: 1.0.0");
@@ -182,8 +197,9 @@ impl Tus {
         }
     }
 
-    fn options(&self) -> Reply {
-        if !self.offer.options {
+    fn options(&self, host: &str) -> Reply {
+        // Where the protocol is left open, only an answer can say that it is tus.
+        if !self.offer.options && host == "tus.sim" {
             return Reply::new(405);
         }
         let mut extensions = vec!["creation"];
@@ -191,6 +207,7 @@ impl Tus {
         extensions.extend(self.offer.termination.then_some("termination"));
         extensions.extend(self.offer.expiry.map(|_| "expiration"));
         extensions.extend(self.offer.checksum.map(|_| "checksum"));
+        extensions.extend(self.offer.joins.then_some("concatenation"));
         let reply = Reply::new(204).with("tus-version", "1.0.0").with("tus-extension", extensions.join(","));
         match self.offer.checksum {
             Some(name) => reply.with("tus-checksum-algorithm", name),
@@ -199,6 +216,12 @@ impl Tus {
     }
 
     fn create(&mut self, head: &Head<'_>, job: u64, lags: bool) -> Verdict {
+        let partial = match head.text("upload-concat") {
+            None => false,
+            Some(_) if !self.offer.joins => return self.wrong(head, "joins what cannot be joined"),
+            Some("partial") => true,
+            Some(list) => return self.join(head, job, list),
+        };
         let Some(len) = head.number("upload-length") else {
             return self.wrong(head, "without Upload-Length");
         };
@@ -208,15 +231,25 @@ impl Tus {
         let id = self.next;
         self.next += 1;
         *self.creations.entry(job).or_default() += 1;
-        let (told, busy_until, used_at) = (0, Duration::ZERO, head.now);
-        let upload =
-            Upload { job, len, data: Vec::new(), told, busy_until, used_at, complete: false, known: false };
+        let upload = Upload {
+            job,
+            len,
+            data: Vec::new(),
+            told: 0,
+            busy_until: Duration::ZERO,
+            used_at: head.now,
+            complete: false,
+            partial,
+            joined_at: Duration::ZERO,
+            known: false,
+        };
         self.uploads.insert(id, upload);
         let taking = Taking {
             upload: id,
             from: 0,
             at: 0,
             creation: true,
+            host: head.host.to_owned(),
             digest: None,
             held: Vec::new(),
             lags,
@@ -229,6 +262,52 @@ impl Tus {
         }
     }
 
+    /// Makes one object of parts that are whole.
+    fn join(&mut self, head: &Head<'_>, job: u64, list: &str) -> Verdict {
+        let urls = list.strip_prefix("final;").unwrap_or_default();
+        let ids = urls.split(' ').map(|url| url.rsplit('/').next().and_then(|id| id.parse().ok()));
+        let Some(ids) = ids.collect::<Option<Vec<u64>>>() else {
+            return self.wrong(head, "names parts that nobody can read");
+        };
+        let mut data = Vec::new();
+        for id in &ids {
+            match self.uploads.get_mut(id) {
+                None => return Verdict::Reply(Reply::new(404)),
+                Some(part) if !part.partial || part.job != job => {
+                    return self.wrong(head, "joins what is no part of it");
+                }
+                Some(part) if !part.complete => return Verdict::Reply(Reply::new(400)),
+                Some(part) => {
+                    part.used_at = head.now;
+                    data.extend_from_slice(&part.data);
+                }
+            }
+        }
+        let id = self.next;
+        self.next += 1;
+        let content = Content::new(data.clone());
+        self.objects.push(Object { job, content, withdrawn: false, joined: true, upload: id });
+        let upload = Upload {
+            job,
+            len: data.len() as u64,
+            told: data.len() as u64,
+            data,
+            busy_until: Duration::ZERO,
+            used_at: head.now,
+            complete: true,
+            partial: false,
+            joined_at: head.now + Duration::from_millis(self.offer.join_ms),
+            known: false,
+        };
+        self.uploads.insert(id, upload);
+        Verdict::Reply(self.located(self.expires(Reply::new(201), head.now), head.host, job, id))
+    }
+
+    fn located(&self, reply: Reply, host: &str, job: u64, id: u64) -> Reply {
+        let base = if self.offer.relative { String::new() } else { format!("http://{host}") };
+        reply.with("location", format!("{base}/{job}/{id}")).with("tus-resumable", "1.0.0")
+    }
+
     fn request(&mut self, head: &Head<'_>, id: u64, lags: bool) -> Verdict {
         let Some(upload) = self.uploads.get_mut(&id) else { return Verdict::Reply(Reply::new(404)) };
         upload.known = true;
@@ -239,6 +318,7 @@ impl Tus {
         match *head.method {
             Method::HEAD => {
                 let (len, offset) = (upload.len, upload.data.len() as u64);
+                let offset = if upload.joined_at > head.now { 0 } else { offset };
                 upload.told = offset;
                 let reply = self.expires(Reply::new(200), head.now).with("upload-offset", offset);
                 let reply = reply.with("cache-control", "no-store");
@@ -286,6 +366,7 @@ impl Tus {
             from: offset,
             at: offset,
             creation: false,
+            host: head.host.to_owned(),
             digest,
             held: Vec::new(),
             lags,
@@ -339,8 +420,7 @@ impl Tus {
         if !taking.creation {
             return Some(reply);
         }
-        let base = if self.offer.relative { "" } else { "http://tus.sim" };
-        Some(reply.with("location", format!("{base}/{job}/{}", taking.upload)))
+        Some(self.located(reply, &taking.host, job, taking.upload))
     }
 
     /// The connection has gone before the body was whole.
@@ -375,8 +455,11 @@ impl Tus {
             return;
         }
         upload.complete = true;
+        if upload.partial {
+            return;
+        }
         let content = Content::new(upload.data.clone());
-        self.objects.push(Object { job: upload.job, content, withdrawn: false, upload: id });
+        self.objects.push(Object { job: upload.job, content, withdrawn: false, joined: false, upload: id });
         if self.offer.gone_when_complete {
             self.uploads.remove(&id);
         }
@@ -399,7 +482,8 @@ impl Tus {
             }
         }
         if let Some(expiry) = self.offer.expiry {
-            self.uploads.retain(|_, upload| upload.complete || upload.used_at + expiry > now);
+            let stays = |upload: &Upload| upload.complete && !upload.partial;
+            self.uploads.retain(|_, upload| stays(upload) || upload.used_at + expiry > now);
         }
     }
 

@@ -22,8 +22,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::fault::{Fault, Rates, Tally};
+use super::flight::Flight;
+use super::form::Forms;
 use super::fs::Fs;
 use super::get::Shelf;
+use super::put::Puts;
 use super::rng::Rng;
 use super::tus::Tus;
 
@@ -43,10 +46,15 @@ pub struct World {
     pub fs: Mutex<Fs>,
     pub tus: Mutex<Tus>,
     pub shelf: Mutex<Shelf>,
+    pub puts: Mutex<Puts>,
+    pub forms: Mutex<Forms>,
+    pub flight: Mutex<Flight>,
     pub journal: MemDisk,
     inner: Mutex<Inner>,
     /// Number of the life whose ports still work; a crash makes it one more.
     life: watch::Sender<u64>,
+    /// Changes when time has leapt.
+    leaps: watch::Sender<u64>,
 }
 
 struct Inner {
@@ -58,10 +66,13 @@ struct Inner {
     base: Duration,
     started: Option<Instant>,
     wall_offset_ms: i64,
+    /// The latest time that this machine's clock has shown before it was set.
+    wall_peak: WallMs,
     fuse: Option<(u64, End)>,
     open: bool,
     poisoned: bool,
     quiet: bool,
+    quiet_since: Duration,
     held: BTreeSet<u64>,
 }
 
@@ -92,10 +103,12 @@ impl World {
             base: Duration::from_secs(1),
             started: None,
             wall_offset_ms: 0,
+            wall_peak: WallMs(0),
             fuse: None,
             open: false,
             poisoned: false,
             quiet: false,
+            quiet_since: Duration::ZERO,
             held: BTreeSet::new(),
             rng: Rng::new(rng.bits()),
         };
@@ -103,9 +116,13 @@ impl World {
             fs: Mutex::new(Fs::draw(&mut rng)),
             tus: Mutex::new(Tus::draw(&mut rng)),
             shelf: Mutex::default(),
+            puts: Mutex::new(Puts::draw(&mut rng)),
+            forms: Mutex::default(),
+            flight: Mutex::new(Flight::new()),
             journal: MemDisk::new(),
             inner: Mutex::new(inner),
             life: watch::Sender::new(0),
+            leaps: watch::Sender::new(0),
         })
     }
 
@@ -170,10 +187,20 @@ impl World {
         self.inner().violations.clone()
     }
 
-    /// No more faults from here on.
+    /// No more faults from here on, and the clock is right.
     pub fn quiet(&self) {
         self.note(format_args!("-- quiet"));
-        self.inner().quiet = true;
+        let offset = self.inner().wall_offset_ms;
+        self.sets_clock(-offset);
+        let now = self.now();
+        let mut inner = self.inner();
+        (inner.quiet, inner.quiet_since) = (true, now);
+    }
+
+    /// Time without faults.
+    pub fn quiet_for(&self) -> Duration {
+        let now = self.now();
+        now.saturating_sub(self.inner().quiet_since)
     }
 
     pub fn is_quiet(&self) -> bool {
@@ -197,6 +224,34 @@ impl World {
         WallMs(self.true_wall().0.saturating_add_signed(offset))
     }
 
+    /// The latest time that this machine's clock has ever shown.
+    pub fn wall_peak(&self) -> WallMs {
+        let now = self.wall();
+        self.inner().wall_peak.max(now)
+    }
+
+    /// Somebody sets this machine's clock.
+    pub fn sets_clock(&self, by_ms: i64) {
+        let peak = self.wall_peak();
+        let mut inner = self.inner();
+        inner.wall_peak = peak;
+        inner.wall_offset_ms += by_ms;
+    }
+
+    /// A day ahead or back.
+    pub fn jumps(&self) {
+        let ahead = self.rng(|rng| rng.chance(500));
+        self.sets_clock(if ahead { DAY_MS } else { -DAY_MS });
+        self.count(Fault::ClockJump);
+    }
+
+    /// The machine sleeps: hours go by at once.
+    pub fn leaps(&self, span: Duration) {
+        self.inner().base += span;
+        self.count(Fault::Suspended);
+        self.leaps.send_modify(|leaps| *leaps += 1);
+    }
+
     pub fn wall_ns(&self) -> i128 {
         let ns = i128::from(self.now().subsec_nanos() % 1_000_000);
         i128::from(self.wall().0) * 1_000_000 + ns
@@ -209,6 +264,7 @@ impl World {
         (inner.fuse, inner.open, inner.poisoned) = (fuse, false, false);
         inner.tally.lives += 1;
         drop(inner);
+        lock(&self.flight).born(self.now());
         let life = *self.life.borrow();
         self.note(format_args!("== life {life}, fuse {fuse:?}"));
         life
@@ -233,12 +289,9 @@ impl World {
         let pause = Duration::from_millis(pause_ms);
         inner.base += pause;
         let jumps = !inner.quiet && inner.rng.chance(250);
-        if jumps {
-            inner.wall_offset_ms += if inner.rng.chance(500) { DAY_MS } else { -DAY_MS };
-        }
         drop(inner);
         if jumps {
-            self.count(Fault::ClockJump);
+            self.jumps();
         }
         pause
     }
@@ -372,8 +425,20 @@ impl Clock for Machine {
     }
 
     fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
-        // A sleep of nothing that never lets the clock move would be a busy loop.
-        Box::pin(tokio::time::sleep(span))
+        let (world, mut leaps) = (Arc::clone(&self.world), self.world.leaps.subscribe());
+        let until = world.now().saturating_add(span);
+        Box::pin(async move {
+            loop {
+                // A sleep of nothing that never lets the clock move would be a busy loop.
+                tokio::select! {
+                    biased;
+                    () = tokio::time::sleep(until.saturating_sub(world.now())) => return,
+                    _ = leaps.changed() => if world.now() >= until {
+                        return;
+                    },
+                }
+            }
+        })
     }
 }
 

@@ -378,3 +378,26 @@ fn to_come_as_far_as_before_is_no_progress() {
     let cause = bench.job().core.suspended.as_ref().map(SuspendCause::name);
     assert_eq!(cause, Some("server"), "it is not fetched for ever");
 }
+
+#[test]
+fn without_a_way_waits_grow_and_one_line_tells_of_them() {
+    let mut bench = Bench::sending(SnapshotMethod::Copy);
+    let lines = bench.job().history.len();
+    for tries in 1..=8 {
+        let lost = protocol::Input::Lost { lane: 0, kind: NetErrorKind::Offline, why: "no route".to_owned() };
+        assert!(bench.give(Input::Protocol(lost)));
+        assert_eq!((bench.job().core.offline, bench.job().core.attempts_total), (tries, 0));
+        bench.admit();
+    }
+    let waits = |job: &Job| job.history[lines..].iter().filter(|line| line.what.contains("network")).count();
+    assert_eq!(waits(bench.job()), 1);
+    let reply = Reply {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        headers: HeaderMap::new(),
+        url: "http://host/files/".to_owned(),
+        framed: true,
+        body: bytes::Bytes::new(),
+    };
+    assert!(bench.give(Input::Protocol(protocol::Input::Reply { lane: 0, reply })));
+    assert_eq!((bench.job().core.offline, bench.job().core.attempts_total), (0, 1), "somebody answered");
+}

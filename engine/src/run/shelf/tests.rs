@@ -1,5 +1,7 @@
 //! What opening finds: rows of this version, of the one before, and the log after them.
 
+mod removed;
+
 use longhaul_journal::{Checkpoint, Options};
 use tempfile::TempDir;
 
@@ -79,7 +81,7 @@ async fn what_was_taken_off_the_list_goes_with_all_its_rows() {
     let dir = journal(puts, vec![Record::Removed { id: JobId(4) }]);
     let (found, journal) = found(&dir).await;
     assert_eq!((found.ended, found.jobs.last), (Ended::default(), JobId(4)));
-    let expected = [RowKey::named(table::KEY, "k"), RowKey::new(table::ARCHIVE, 4, 0)];
+    let expected = [RowKey::new(table::ARCHIVE, 4, 0), RowKey::named(table::KEY, "k")];
     assert_eq!(found.removes, expected);
     journal.close().await.expect("closes");
 }
