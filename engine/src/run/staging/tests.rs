@@ -352,7 +352,9 @@ fn freeing_takes_only_what_is_ours() {
     let part = bench.part(b"12345");
     fs::remove_file(&part.path).expect("removed");
     fs::write(&part.path, b"a user's file of the same name").expect("written");
-    let other = Some(part.ino.wrapping_add(1));
+    // Of what stands there now: a new file may well have the next number.
+    let now = fs::metadata(&part.path).expect("there");
+    let other = Some(std::os::unix::fs::MetadataExt::ino(&now).wrapping_add(1));
     let remains =
         |identity| Remains { stage: None, part: Some((part.path.clone(), identity)), secrets: None };
     free(&bench.disk, &remains(other)).expect("nothing to do");
