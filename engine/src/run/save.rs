@@ -31,6 +31,8 @@ pub(super) struct Saving {
     task: Option<JoinHandle<Result<(), CheckpointError>>>,
     jobs: BTreeSet<JobId>,
     gone: BTreeSet<JobId>,
+    /// Jobs past retention whose secrets are still there.
+    expired: Vec<JobId>,
     ended: Option<Result<(), String>>,
     /// Log bytes since the last export.
     unexported: u64,
@@ -124,6 +126,9 @@ impl Runner {
     pub(super) fn saved(&mut self) -> Result<(), String> {
         let Some(result) = self.saving.ended.take() else { return Ok(()) };
         result?;
+        for id in std::mem::take(&mut self.saving.expired) {
+            self.performer.remove_secrets(id);
+        }
         for id in std::mem::take(&mut self.saving.gone) {
             self.jobs.gone.remove(&id);
         }
@@ -184,8 +189,9 @@ impl Runner {
                 removes.extend(job.archive_keys());
                 removes.extend(self.key_of(job).await?);
                 self.ended.count(job.state(), false);
+                // Their secrets go when it is durable that they are no more.
                 if job.spec.has_secrets {
-                    self.performer.remove_secrets(job.id);
+                    self.saving.expired.push(job.id);
                 }
             }
         }
